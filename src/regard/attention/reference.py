@@ -1,0 +1,99 @@
+"""The definition of attention, as short as the formula. It holds every matrix and is the oracle of all tests.
+
+Scores are `softcap · tanh(scale · q·k / softcap) + bias` on allowed keys (without softcap `scale · q·k + bias`);
+weights are their softmax over the allowed keys and the sink; the output is weights · value (arXiv 1706.03762).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from regard.attention.observation import Collector, Observation, Watch
+from regard.attention.request import Request, checked
+from regard.attention.strips import Strip, Weights
+
+Stage = Literal["raw", "softcap", "bias", "weights"]
+
+
+def scores(query: Tensor, key: Tensor, *, stage: Stage = "weights", **arguments: Any) -> Tensor:
+    """What stands in the (Lq, Lk) matrix at one stage of the computation.
+
+    Args:
+        query: (B, Hq, Lq, D).
+        key: (B, Hkv, Lk, D).
+        stage: "raw": scale · q·k, for every key; "softcap": after the softcap; "bias": after bias and mask, -inf
+            where a key may not be seen; "weights": after the softmax.
+        arguments: mask, bias, start, scale, softcap, sink_logits, as for `attend`.
+
+    Returns:
+        (B, Hq, Lq, Lk), in the precision of the query but at least float32.
+
+    Raises:
+        ValueError: the stage is unknown, or an argument does not fit.
+    """
+    stages = ("raw", "softcap", "bias", "weights")
+    if stage not in stages:
+        raise ValueError(f"stage is {stage!r}; it may be one of {', '.join(stages)}")
+    return _matrices(checked(query, key, key, **arguments))[stages.index(stage)]
+
+
+def attend(request: Request) -> Tensor:
+    """Attention by its definition: (B, Hq, Lq, Dv)."""
+    return _output(request, _matrices(request)[3])
+
+
+def attend_observed(request: Request, watch: Watch) -> tuple[Tensor, Observation]:
+    """The same, and every statistic read off the whole matrix."""
+    _, _, s, weights = _matrices(request)
+    collector = Collector(request, watch)
+    rows = collector.rows
+    logsumexp = _logsumexp(request, s)
+    seen = Weights(weights[:, :, rows], logsumexp[:, :, rows], s[:, :, rows].amax(-1) > -torch.inf)
+    finite = s[:, :, rows].clamp(min=-1e38)
+    strip = Strip(slice(0, request.B), rows, slice(0, rows.shape[0]), range(request.Lk))
+    collector.add(strip, finite, seen)
+    return _output(request, weights), collector.observation()
+
+
+def _matrices(request: Request) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The raw, capped and final scores and the weights, each (B, Hq, Lq, Lk)."""
+    dtype, groups = request.compute_dtype, request.Hq // request.Hkv
+    rows, keys = request.frame.rows(slice(None)), range(request.Lk)
+    key = _visible(request, request.key).to(dtype).repeat_interleave(groups, 1)
+    raw = request.scale * (request.query.to(dtype) @ key.transpose(-1, -2))
+    capped = raw if request.softcap is None else request.softcap * torch.tanh(raw / request.softcap)
+    bias = request.bias_tile(rows, keys)
+    s = capped if bias is None else capped + bias.to(dtype)
+    if request.mask is not None:
+        s = s.masked_fill(~request.mask.tile(request.frame, rows, keys), -torch.inf)
+    # A row of -inf alone has weights 0; its logsumexp is replaced so that -inf - -inf is never formed.
+    logsumexp = _logsumexp(request, s)[..., None]
+    weights = torch.exp(s - torch.where(logsumexp == -torch.inf, 0.0, logsumexp))
+    return raw, capped, s, weights
+
+
+def _logsumexp(request: Request, s: Tensor) -> Tensor:
+    """(B, Hq, Lq): over the allowed keys and the sink."""
+    if request.sink_logits is not None:
+        sink = request.sink_logits.to(s.dtype)[:, None, None].expand(*s.shape[:3], 1)
+        s = torch.cat((s, sink), -1)
+    nothing = (s == -torch.inf).all(-1, keepdim=True)  # the gradient of logsumexp is NaN there
+    return torch.where(nothing[..., 0], -torch.inf, s.masked_fill(nothing, 0).logsumexp(-1))
+
+
+def _output(request: Request, weights: Tensor) -> Tensor:
+    value = _visible(request, request.value).to(weights.dtype)
+    return (weights @ value.repeat_interleave(request.Hq // request.Hkv, 1)).to(request.query.dtype)
+
+
+def _visible(request: Request, tensor: Tensor) -> Tensor:
+    """Keys or values (B, Hkv, Lk, D), zero where no row looks: what stands there may be NaN."""
+    if request.mask is None:
+        return tensor
+    shape = (request.B, request.Hq, request.Lq, request.Lk)
+    tile = request.mask.tile(request.frame, request.frame.rows(slice(None)), range(request.Lk)).expand(shape)
+    seen = tile.any(2).unflatten(1, (request.Hkv, -1)).any(2)  # (B, Hkv, Lk)
+    return torch.where(seen[..., None], tensor, 0)

@@ -1,0 +1,174 @@
+"""One call of attention, checked: what every backend is given."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from regard.attention.frame import Frame, check_broadcast, tile_of
+from regard.attention.mask import Mask
+from regard.attention.position import ALiBi, RelativeBias
+
+Bias: TypeAlias = Tensor | ALiBi | RelativeBias
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """The arguments of `attend`, checked against each other.
+
+    B batch, Hq query heads, Hkv key/value heads, Lq queries, Lk keys, D and Dv the sizes of a key and a value.
+    """
+
+    query: Tensor  # (B, Hq, Lq, D)
+    key: Tensor  # (B, Hkv, Lk, D)
+    value: Tensor  # (B, Hkv, Lk, Dv)
+    mask: Mask | None = None
+    bias: Bias | None = None
+    start: int | Tensor = 0
+    scale: float = 1.0
+    softcap: float | None = None
+    sink_logits: Tensor | None = None  # (Hq,)
+    dropout: float = 0.0
+
+    @property
+    def B(self) -> int:
+        """Batch."""
+        return self.query.shape[0]
+
+    @property
+    def Hq(self) -> int:
+        """Query heads."""
+        return self.query.shape[1]
+
+    @property
+    def Hkv(self) -> int:
+        """Key/value heads."""
+        return self.key.shape[1]
+
+    @property
+    def Lq(self) -> int:
+        """Query rows."""
+        return self.query.shape[2]
+
+    @property
+    def Lk(self) -> int:
+        """Keys."""
+        return self.key.shape[2]
+
+    @property
+    def frame(self) -> Frame:
+        """Where this call's rows and keys stand."""
+        return Frame(self.Lq, self.Lk, self.start, self.query.device)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """At least float32: half-precision inputs are accumulated in it."""
+        return torch.promote_types(self.query.dtype, torch.float32)
+
+    def bias_tile(self, rows: Tensor, keys: range) -> Tensor | None:
+        """The bias of some rows and keys, (B|1, H|1, R|1, K|1), or None where there is no bias."""
+        if self.bias is None:
+            return None
+        if isinstance(self.bias, Tensor):
+            return tile_of(self.bias, rows, keys, self.query.device)
+        return self.bias.tile(self.frame, rows, keys)
+
+    def bias_needs_grad(self) -> bool:
+        """Whether a gradient must reach the bias."""
+        parameter = self.bias if isinstance(self.bias, Tensor) or self.bias is None else self.bias.parameter
+        return parameter is not None and parameter.requires_grad and torch.is_grad_enabled()
+
+    def needs_grad(self) -> bool:
+        """Whether a gradient must reach any tensor of the call."""
+        tensors = (self.query, self.key, self.value, self.sink_logits)
+        return self.bias_needs_grad() or (
+            torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+        )
+
+
+def checked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Mask | None = None,
+    bias: Bias | None = None,
+    start: int | Tensor = 0,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sink_logits: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Request:
+    """A Request from the arguments of `attend`, or a ValueError or TypeError that names what does not fit."""
+    _check_tensors(query, key, value)
+    B, Hq, Lq, D = query.shape
+    Lk = key.shape[2]
+    if mask is not None:
+        if not isinstance(mask, Mask):
+            raise TypeError(
+                f"mask is a {type(mask).__name__}; it may be None, or a mask such as Causal() or Dense(allowed)"
+            )
+        mask.check(B, Hq, Lq, Lk)
+    _check_bias(bias, (B, Hq, Lq, Lk))
+    if isinstance(start, Tensor) and (start.shape != (B,) or start.is_floating_point()):
+        raise ValueError(
+            f"start has shape {tuple(start.shape)} and dtype {start.dtype}; it may be an integer or integers ({B},)"
+        )
+    if scale is None:
+        scale = 1.0 / math.sqrt(D) if D else 1.0
+    elif not math.isfinite(scale):
+        raise ValueError(f"scale is {scale}; it must be finite")
+    if softcap is not None and not (softcap > 0 and math.isfinite(softcap)):
+        raise ValueError(f"softcap is {softcap}; it may be None or a positive number")
+    if sink_logits is not None and sink_logits.shape != (Hq,):
+        raise ValueError(f"sink_logits has shape {tuple(sink_logits.shape)}; one logit a query head is ({Hq},)")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1")
+    return Request(query, key, value, mask, bias, start, scale, softcap, sink_logits, dropout)
+
+
+def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
+    for name, tensor, shape in (
+        ("query", query, "(B, Hq, Lq, D)"),
+        ("key", key, "(B, Hkv, Lk, D)"),
+        ("value", value, "(B, Hkv, Lk, Dv)"),
+    ):
+        if tensor.dim() != 4:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must be {shape}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} has dtype {tensor.dtype}; it must be a floating-point type")
+        if tensor.dtype != query.dtype:
+            raise TypeError(f"{name} has dtype {tensor.dtype} and query {query.dtype}; they must be the same")
+        if tensor.device != query.device:
+            raise ValueError(f"{name} is on {tensor.device} and query on {query.device}; they must be the same")
+        if tensor.shape[0] != query.shape[0]:
+            raise ValueError(f"{name} has a batch of {tensor.shape[0]} and query of {query.shape[0]}")
+    if key.shape[3] != query.shape[3]:
+        raise ValueError(f"key has head size {key.shape[3]} and query {query.shape[3]}; they must be the same")
+    if key.shape[1] != value.shape[1] or key.shape[2] != value.shape[2]:
+        raise ValueError(
+            f"key has {key.shape[1]} heads of {key.shape[2]} elements and value {value.shape[1]} heads of"
+            f" {value.shape[2]}; they must be the same"
+        )
+    Hq, Hkv = query.shape[1], key.shape[1]
+    if Hkv == 0 or Hq % Hkv:
+        raise ValueError(f"{Hq} query heads are not a multiple of {Hkv} key/value heads")
+
+
+def _check_bias(bias: Bias | None, shape: tuple[int, int, int, int]) -> None:
+    if bias is None:
+        return
+    if isinstance(bias, Tensor):
+        if not bias.is_floating_point():
+            raise TypeError(
+                f"bias has dtype {bias.dtype}; it must be floating-point (a boolean mask is Dense(allowed))"
+            )
+        check_broadcast("bias", bias, shape)
+    elif not isinstance(bias, ALiBi | RelativeBias):
+        raise TypeError(f"bias is a {type(bias).__name__}; it may be None, a tensor, ALiBi or RelativeBias")
+    elif bias.heads != shape[1]:
+        raise ValueError(f"bias has {bias.heads} heads and query {shape[1]}")

@@ -1,0 +1,194 @@
+"""Attention a strip at a time: a block of query rows × the keys they see, within a fixed budget of memory.
+
+The scores of one strip are formed, used and dropped, so that nothing of size (Lq, Lk) ever exists. Everything the
+strip gives is exact, whatever the mask, bias, softcap or sink.
+
+    b  | batch entries of one strip    r | its query rows    n | its keys
+    Hq | query heads                   Hkv | key/value heads, G = Hq / Hkv
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regard.attention.request import Request
+
+BUDGET = 16 * 2**20
+"""Bytes that the matrices of one strip may take together: they stay near the caches; 64 MiB took twice as long."""
+
+NEVER = -1.0e38
+"""The score of a key that may not be seen: far below any score, and finite, so that 0 · NEVER is 0 and not NaN."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Which part of a call one step works on."""
+
+    batch: slice
+    rows: Tensor  # (r,) row numbers of the call
+    at: slice  # where these rows stand among the rows walked over
+    keys: range
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """What a call's mask says, prepared once for all its strips.
+
+    `seen` marks the keys that some row sees, (B|1, H|1, Lk), or None where it is all of them; the others may hold NaN.
+    """
+
+    first: Tensor | None  # (B|1, Lq): the keys of each row are [first, stop) …
+    stop: Tensor | None
+    seen: Tensor | None
+
+
+def sight(request: Request) -> Sight:
+    """Lowers the mask of a call: key ranges where it has them, and which keys any row sees."""
+    mask, frame = request.mask, request.frame
+    if mask is None:
+        return Sight(None, None, None)
+    rows = frame.rows(range(frame.Lq))
+    ranges = mask.ranges(frame, rows)
+    if ranges is not None:
+        seen = _covered(ranges[0], ranges[1], frame.Lk)[:, None]  # (B|1, 1, Lk)
+    else:
+        seen = torch.zeros(1, 1, frame.Lk, dtype=torch.bool, device=frame.device)
+        for block in rows.split(_rows_in(BUDGET, request.B * request.Hq * frame.Lk)):
+            seen = seen | mask.tile(frame, block, range(frame.Lk)).any(-2)
+    if not torch.compiler.is_compiling() and bool(seen.all()):
+        seen = None
+    return Sight(*(ranges or (None, None)), seen)
+
+
+def _covered(first: Tensor, stop: Tensor, Lk: int) -> Tensor:
+    """Which keys lie in at least one of the intervals [first, stop), each (B, Lq): (B, Lk) boolean."""
+    change = first.new_zeros(first.shape[0], Lk + 1)
+    one = torch.ones_like(first)
+    change = change.scatter_add(1, first, one).scatter_add(1, stop, -one)  # empty intervals cancel
+    return change.cumsum(-1)[:, :Lk] > 0
+
+
+def hide_unseen(tensor: Tensor, seen: Tensor | None) -> Tensor:
+    """Keys or values (B, Hkv, Lk, D) with zeros where no row looks, so that NaN there reaches nothing."""
+    if seen is None:
+        return tensor
+    if seen.shape[1] not in (1, tensor.shape[1]):  # a Dense mask that differs between the heads of one group
+        seen = seen.unflatten(1, (tensor.shape[1], -1)).any(2)
+    return tensor.masked_fill(~seen[..., None], 0)
+
+
+def _rows_in(budget: int, bytes_a_row: int) -> int:
+    return max(1, budget // max(1, bytes_a_row))
+
+
+def walk(request: Request, view: Sight, rows: Tensor, copies: int, most: int = 1 << 30) -> Iterator[Strip]:
+    """Divides the rows `rows` (R,) of a call into strips of at most BUDGET bytes.
+
+    Args:
+        request: the call.
+        view: its mask, lowered.
+        rows: the row numbers to walk over, ascending for the narrowest strips.
+        copies: how many matrices of the strip's size are alive at once.
+        most: the most rows in a strip.
+    """
+    bytes_a_row = copies * request.compute_dtype.itemsize * request.Hq * max(1, request.Lk)
+    # Few rows make thin products: where even 32 rows of the whole batch do not fit, the batch is divided first.
+    entries = min(request.B, _rows_in(BUDGET, bytes_a_row * min(32, max(1, rows.shape[0]))))
+    step = min(most, _rows_in(BUDGET, bytes_a_row * entries))
+    for b in range(0, request.B, entries):
+        batch = slice(b, min(b + entries, request.B))
+        for r in range(0, rows.shape[0], step):
+            at = slice(r, min(r + step, rows.shape[0]))
+            yield Strip(batch, rows[at], at, _keys_of(request, view, batch, rows[at]))
+
+
+def _keys_of(request: Request, view: Sight, batch: slice, rows: Tensor) -> range:
+    """The keys that the rows of a strip may see; all of them where the mask has no ranges."""
+    if view.first is None or view.stop is None or torch.compiler.is_compiling():
+        return range(request.Lk)
+    first, stop = (entries(t, batch).index_select(1, rows) for t in (view.first, view.stop))
+    some = stop > first
+    if not bool(some.any()):
+        return range(0, min(1, request.Lk))  # one key, which no row sees, keeps every shape as usual
+    return range(int(first[some].min()), int(stop[some].max()))
+
+
+def entries(tensor: Tensor, batch: slice) -> Tensor:
+    """Some batch entries of a tensor whose first dimension is B or 1."""
+    return tensor if tensor.shape[0] == 1 else tensor[batch]
+
+
+def allowed(request: Request, strip: Strip) -> Tensor | None:
+    """The boolean tile of a strip, (b|1, H|1, r|1, n|1), or None without a mask."""
+    if request.mask is None:
+        return None
+    return entries(request.mask.tile(request.frame, strip.rows, strip.keys), strip.batch)
+
+
+def products(query: Tensor, key: Tensor) -> Tensor:
+    """query (b, Hq, r, D) · keyᵀ (b, Hkv, n, D) -> (b, Hq, r, n), without repeating keys for grouped queries."""
+    b, Hq, r, D = query.shape
+    Hkv, n = key.shape[1], key.shape[2]
+    return (query.reshape(b, Hkv, -1, D) @ key.transpose(-1, -2)).view(b, Hq, r, n)
+
+
+def mix(weights: Tensor, value: Tensor) -> Tensor:
+    """weights (b, Hq, r, n) · value (b, Hkv, n, Dv) -> (b, Hq, r, Dv)."""
+    b, Hq, r, n = weights.shape
+    Hkv, Dv = value.shape[1], value.shape[3]
+    return (weights.reshape(b, Hkv, -1, n) @ value).view(b, Hq, r, Dv)
+
+
+def scores(request: Request, strip: Strip, query: Tensor, key: Tensor) -> Tensor:
+    """The scores of a strip, (b, Hq, r, n) in the compute dtype; NEVER where a key may not be seen.
+
+    Args:
+        request: the call, for scale, softcap, bias and mask.
+        strip: which part of it.
+        query: the strip's queries (b, Hq, r, D).
+        key: the strip's keys (b, Hkv, n, D), with nothing but finite numbers.
+    """
+    dtype = request.compute_dtype
+    s = products(query.to(dtype) * request.scale, key.to(dtype))
+    if request.softcap is not None:
+        s = torch.tanh(s / request.softcap) * request.softcap
+    bias = request.bias_tile(strip.rows, strip.keys)
+    if bias is not None:
+        s = s + entries(bias, strip.batch).to(dtype)
+    may = allowed(request, strip)
+    if may is not None:
+        s = s.masked_fill(~may, NEVER)
+    # A bias of -inf forbids as a mask does; NaN passes through. Without either, scores stay as they are.
+    return s if bias is None else s.clamp(min=NEVER)
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What a softmax over one strip gives."""
+
+    weights: Tensor  # (b, Hq, r, n); 0 where a key may not be seen
+    logsumexp: Tensor  # (b, Hq, r); -inf, or the sink's logit, where a row sees no key
+    sees: Tensor  # (b, Hq, r) boolean: the row sees at least one key
+
+
+def softmax(s: Tensor, sink_logits: Tensor | None) -> Weights:
+    """The softmax of scores (b, Hq, r, n) over the keys and the sink (Hq,)."""
+    top = s.detach().amax(-1, keepdim=True)  # (b, Hq, r, 1)
+    sees = top > NEVER
+    if sink_logits is None:
+        e = (s - top).exp_()
+        total = e.sum(-1, keepdim=True)
+        logsumexp = torch.where(sees, top + torch.log(total), -torch.inf)
+    else:
+        sink = sink_logits.to(s.dtype)[:, None, None]
+        top = torch.maximum(top, sink.detach())
+        e = (s - top).exp_()
+        total = e.sum(-1, keepdim=True) * sees + torch.exp(sink - top)
+        logsumexp = top + torch.log(total)
+    share = sees / total
+    weights = e * share if e.requires_grad else e.mul_(share)
+    return Weights(weights, logsumexp.squeeze(-1), sees.squeeze(-1))

@@ -1,0 +1,131 @@
+"""What an observation holds, worked out by hand on calls small enough to see through."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from regard import Causal, Dense, Padding, Watch, attend_observed
+from regard.attention.observation import Observation, top_indices
+
+LN2, LN3 = math.log(2.0), math.log(3.0)
+
+
+def observe(weights: list[list[float]], watch: Watch, start: int = 0, sink: float | None = None) -> Observation:
+    """A call (1, 1, Lq, Lk) whose scores are the logarithms of `weights`; weight 0 may not be seen."""
+    odds = torch.tensor(weights, dtype=torch.float64)
+    rows, keys = odds.shape
+    _, seen = attend_observed(
+        torch.zeros(1, 1, rows, 2),
+        torch.zeros(1, 1, keys, 2),
+        torch.zeros(1, 1, keys, 2),
+        bias=odds.clamp(min=1e-9).log().float()[None, None],
+        mask=Dense(odds > 0),
+        start=start,
+        sink_logits=None if sink is None else torch.tensor([sink]).log(),
+        watch=watch,
+    )
+    return seen
+
+
+def of(field: Tensor | None) -> list[float]:
+    assert field is not None
+    return field[0, 0].tolist()
+
+
+def test_every_field_of_a_call_that_can_be_seen_through() -> None:
+    seen = observe([[1, 2, 1], [0, 0, 3]], Watch(top=2, segments=torch.tensor([0, -1, 1])), start=1)
+    assert of(seen.top_keys) == [[1, 0], [2, -1]]
+    assert of(seen.top_weights) == [pytest.approx([0.5, 0.25]), pytest.approx([1, 0])]
+    assert of(seen.rest) == pytest.approx([0.25, 0], abs=1e-6)
+    assert of(seen.max_weight) == pytest.approx([0.5, 1])
+    assert of(seen.logsumexp) == pytest.approx([math.log(4), LN3])
+    assert of(seen.entropy) == pytest.approx([1.5 * LN2, 0], abs=1e-6)
+    assert of(seen.mean_position) == pytest.approx([1, 2])
+    assert of(seen.mean_distance) == pytest.approx([0.5, 0], abs=1e-6)  # the rows stand at positions 1 and 2
+    assert of(seen.received) == pytest.approx([0.25, 0.5, 1.25])
+    assert of(seen.segment_mass) == [pytest.approx([0.25, 0.25]), pytest.approx([0, 1], abs=1e-6)]
+    assert seen.sink_weight is None
+
+
+def test_the_sink_takes_its_share_and_means_are_of_what_keys_have() -> None:
+    seen = observe([[1, 1]], Watch(top=1), sink=2.0)
+    assert of(seen.sink_weight) == pytest.approx([0.5])
+    assert of(seen.logsumexp) == pytest.approx([math.log(4)])
+    assert of(seen.top_weights) == [pytest.approx([0.25])]
+    assert of(seen.rest) == pytest.approx([0.25])
+    assert of(seen.mean_position) == pytest.approx([0.5])
+    assert of(seen.entropy) == pytest.approx([LN2])  # two terms of ¼ ln 4
+
+
+def test_a_row_that_sees_nothing_has_no_mean_and_no_entropy() -> None:
+    seen = observe([[0, 0], [1, 0]], Watch(top=1))
+    assert of(seen.top_keys) == [[-1], [0]]
+    assert of(seen.top_weights) == [[0], [pytest.approx(1)]]
+    assert of(seen.logsumexp)[0] == -math.inf
+    assert of(seen.entropy)[0] == of(seen.rest)[0] == of(seen.max_weight)[0] == 0
+    assert math.isnan(of(seen.mean_position)[0])
+    assert math.isnan(of(seen.mean_distance)[0])
+    assert of(seen.received) == pytest.approx([1, 0])
+
+
+def test_rows_are_observed_in_the_order_asked_for_and_summed_over_those_alone() -> None:
+    seen = observe([[1, 0], [1, 1], [0, 1]], Watch(top=1, rows=torch.tensor([2, 0])))
+    assert of(seen.top_keys) == [[1], [0]]
+    assert of(seen.received) == pytest.approx([1, 1])
+    assert seen.rows is not None
+    assert seen.rows.tolist() == [2, 0]
+
+
+def test_padded_rows_count_in_nothing() -> None:
+    x = torch.zeros(2, 1, 3, 2)
+    _, seen = attend_observed(
+        x, x, x, mask=Causal() & Padding(torch.tensor([3, 1]), torch.tensor([3, 1])), watch=Watch(top=1)
+    )
+    assert seen.received is not None and seen.top_keys is not None
+    assert seen.received[0, 0].tolist() == pytest.approx([1 + 1 / 2 + 1 / 3, 1 / 2 + 1 / 3, 1 / 3])
+    assert seen.received[1, 0].tolist() == pytest.approx([1, 0, 0])
+    assert seen.top_keys[1, 0].tolist() == [[0], [-1], [-1]]
+
+
+def test_more_keys_asked_for_than_there_are() -> None:
+    seen = observe([[1, 3]], Watch(top=4))
+    assert of(seen.top_keys) == [[1, 0, -1, -1]]
+    assert of(seen.top_weights) == [pytest.approx([0.75, 0.25, 0, 0])]
+    assert of(seen.rest) == pytest.approx([0], abs=1e-6)
+
+
+def test_the_questions_on_a_call_that_can_be_seen_through() -> None:
+    query, key = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
+    value = torch.tensor([[[[2.0], [-1.0]]]])
+    _, seen = attend_observed(query, key, value, mask=Causal(), watch=Watch())
+    assert seen.weights()[0, 0].tolist() == [[1, 0], [0.5, 0.5]]
+    assert seen.weights(rows=torch.tensor([1]), heads=[0])[0, 0].tolist() == [[0.5, 0.5]]
+    assert seen.weights(rows=slice(0, 1))[0, 0].tolist() == [[1, 0]]
+    assert seen.pull(torch.tensor([[[4.0, 8.0]]]))[0, 0].tolist() == [4, 6]
+    assert seen.push(torch.tensor([[[1.0, 10.0]]]))[0, 0].tolist() == [6, 5]
+    grad = torch.tensor([[[[1.0], [1.0]]]])  # G = [[2, -1], [2, -1]]
+    assert seen.push_weighted(torch.tensor([[[1.0, 10.0]]]), grad)[0, 0].tolist() == [12, 0]
+    assert seen.push_weighted(torch.tensor([[[1.0, 10.0]]]), -grad)[0, 0].tolist() == [0, 5]
+
+
+@pytest.mark.parametrize("k", range(1, 9))
+def test_equal_numbers_are_taken_by_lowest_index(k: int) -> None:
+    numbers = torch.tensor([[3.0, 5, 5, 1, 5, 3, 3, 0], [0, 0, 0, 0, 0, 0, 0, 0], [7, 6, 5, 4, 3, 2, 1, 0]])
+    expected = [[1, 2, 4, 0, 5, 6, 3, 7], list(range(8)), list(range(8))]
+    assert top_indices(numbers, k).tolist() == [row[:k] for row in expected]
+
+
+def test_ties_of_thousands_are_taken_by_lowest_index() -> None:
+    numbers = torch.randint(0, 3, (50, 3000)).float()
+    expected = numbers.sort(dim=-1, descending=True, stable=True).indices[:, :20]
+    assert torch.equal(top_indices(numbers, 20), expected)
+
+
+def test_a_watch_and_an_observation_cannot_be_changed() -> None:
+    watch = Watch()
+    with pytest.raises(AttributeError):
+        watch.top = 3  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        observe([[1]], watch).entropy = None  # type: ignore[misc]
