@@ -1,0 +1,215 @@
+"""Beam search: the K likeliest beginnings of every sentence, continued together, until none can still win.
+
+    S | sentences still searched    K | beams    V | vocabulary    C | candidates: the best 2K continuations
+
+A hypothesis of n pieces (its end counts) and log-probability p scores p / ((5 + n) / 6)^alpha (arXiv
+1609.08144, equation 14, without the coverage penalty).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from regard.generation.steps import Steps
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A finished sentence."""
+
+    ids: tuple[int, ...]  # with the end piece
+    score: float  # log-probability over length penalty
+    log_probability: float
+
+
+@dataclass
+class _Search:
+    """The sentences still searched; K is 1 before the first step."""
+
+    sentences: Tensor  # (S,) which of the caller's sentences these are
+    limits: Tensor  # (S,) most pieces each may have
+    totals: Tensor  # (S, K) log-probabilities; -inf for a beam that is none
+    written: Tensor  # (S, K, n) pieces so far
+    finished: Tensor  # (S,) how many hypotheses have ended
+    best: Tensor  # (S,) score of the best of them; -inf before the first
+    best_total: Tensor  # (S,) its log-probability
+    best_length: Tensor  # (S,) its pieces, the end among them
+    best_written: Tensor  # (S, longest limit) these pieces, filled up with the end piece
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """The best continuations of each sentence, best first."""
+
+    totals: Tensor  # (S, C) log-probabilities
+    parents: Tensor  # (S, C) which beam each continues
+    pieces: Tensor  # (S, C) with which piece
+    ends: Tensor  # (S, C) whether that is the end
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """The settings of a search."""
+
+    eos: int
+    banned: tuple[int, ...]
+    beams: int
+    alpha: float
+
+    def penalty(self, length: Tensor | int) -> Tensor | float:
+        return ((5 + length) / 6) ** self.alpha
+
+
+def beam_search(
+    steps: Steps,
+    limits: Sequence[int] | Tensor,
+    *,
+    bos: int,
+    eos: int,
+    banned: Sequence[int] = (),
+    beams: int = 5,
+    alpha: float = 1.0,
+) -> list[Hypothesis]:
+    """The best hypothesis of every sentence.
+
+    A sentence is done when `beams` hypotheses have ended, or when no live one can still score better than the
+    best that has; it then leaves the batch. An end counts only where it is among the `beams` best candidates,
+    so that one beam is greedy search. At a sentence's limit everything must end. Equal inputs give equal
+    results.
+
+    Args:
+        steps: the model, with one hypothesis a sentence.
+        limits: for each sentence, how many pieces it may have, the end among them: (S,), at least 1.
+        bos: first input of the decoder.
+        eos: the end.
+        banned: ids that are never written; their probability is lost, not given to others.
+        beams: K.
+        alpha: 0 compares log-probabilities, 1 nearly their mean per piece.
+
+    Returns:
+        One hypothesis a sentence, in order.
+
+    Raises:
+        ValueError: if beams or a limit is less than 1, alpha is negative, or eos is banned.
+    """
+    bounds = torch.as_tensor(limits, dtype=torch.int64)
+    rules = _Rules(eos, tuple(banned), beams, alpha)
+    _check(bounds, rules)
+    results: dict[int, Hypothesis] = {}
+    search = _begin(bounds, eos)
+    pieces = torch.full_like(bounds, bos)  # (S * K,)
+    position = 0
+    while len(search.sentences):
+        scores = steps.scores(pieces, position)  # (S * K, V)
+        candidates = _candidates(search, scores, position, rules)
+        _finish(search, candidates, position, rules)
+        rows = _continue(search, candidates, beams)  # (S, K)
+        bound = search.totals.amax(1) / rules.penalty(search.limits)  # a live hypothesis can score no better
+        done = (search.finished >= beams) | (search.best >= bound)
+        if bool(done.any()):
+            results |= _results(_select(search, done))
+            going = (~done).nonzero()[:, 0]
+            search, rows = _select(search, going), rows[going]
+            if len(going):
+                steps.follow(rows.flatten())
+                steps.keep(going)
+        else:
+            steps.follow(rows.flatten())
+        pieces = search.written[:, :, -1].flatten()
+        position += 1
+    return [results[sentence] for sentence in range(len(bounds))]
+
+
+def _check(limits: Tensor, rules: _Rules) -> None:
+    if limits.dim() != 1 or bool((limits < 1).any()):
+        raise ValueError(f"limits are {limits.tolist()}: they must be one number a sentence, each at least 1")
+    if rules.beams < 1:
+        raise ValueError(f"beams is {rules.beams}: it must be at least 1")
+    if not rules.alpha >= 0:
+        raise ValueError(f"alpha is {rules.alpha}: it must be at least 0")
+    if rules.eos in rules.banned:
+        raise ValueError(f"banned holds {rules.eos}, the end piece: a sentence must be able to end")
+
+
+def _begin(limits: Tensor, eos: int) -> _Search:
+    S, longest = len(limits), int(limits.max()) if len(limits) else 0
+    zeros = torch.zeros(S, dtype=torch.float64, device=limits.device)
+    return _Search(
+        sentences=torch.arange(S, device=limits.device),
+        limits=limits,
+        totals=zeros[:, None],
+        written=limits.new_empty(S, 1, 0),
+        finished=torch.zeros_like(limits),
+        best=zeros - torch.inf,
+        best_total=zeros - torch.inf,
+        best_length=torch.zeros_like(limits),
+        best_written=limits.new_full((S, longest), eos),
+    )
+
+
+def _candidates(search: _Search, scores: Tensor, position: int, rules: _Rules) -> _Candidates:
+    S, K = search.totals.shape
+    logits = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    normaliser = logits.logsumexp(1, keepdim=True)  # (S * K, 1)
+    if rules.banned:
+        logits = logits.index_fill(1, torch.tensor(rules.banned, device=logits.device), -torch.inf)
+    last = (search.limits == position + 1).repeat_interleave(K)  # (S * K,)
+    if bool(last.any()):
+        only_end = torch.full_like(logits, -torch.inf)
+        only_end[:, rules.eos] = logits[:, rules.eos]
+        logits = torch.where(last[:, None], only_end, logits)
+    # Of one beam at most 2K continuations can be among its sentence's best 2K.
+    width = min(2 * rules.beams, logits.shape[1])
+    likeliest, pieces = logits.topk(width, dim=1)  # (S * K, width)
+    totals = search.totals.view(S * K, 1) + (likeliest - normaliser)
+    totals, index = totals.view(S, K * width).topk(min(2 * rules.beams, K * width), dim=1)  # (S, C)
+    pieces = pieces.view(S, K * width).gather(1, index)
+    return _Candidates(totals, index // width, pieces, pieces == rules.eos)
+
+
+def _finish(search: _Search, candidates: _Candidates, position: int, rules: _Rules) -> None:
+    """Take up the hypotheses that end here."""
+    ended = candidates.ends & (candidates.totals > -torch.inf)
+    ended[:, rules.beams :] = False
+    search.finished = search.finished + ended.sum(1)
+    scores = (candidates.totals / rules.penalty(position + 1)).masked_fill(~ended, -torch.inf)
+    best, rank = scores.max(1)  # (S,)
+    better = best > search.best
+    if not bool(better.any()):
+        return
+    rank = rank[:, None]
+    search.best = torch.where(better, best, search.best)
+    search.best_total = torch.where(better, candidates.totals.gather(1, rank)[:, 0], search.best_total)
+    search.best_length = torch.where(better, position + 1, search.best_length)
+    parent = candidates.parents.gather(1, rank)[..., None].expand(-1, -1, position)
+    written = search.written.gather(1, parent)[:, 0]  # (S, position)
+    search.best_written[:, :position] = torch.where(better[:, None], written, search.best_written[:, :position])
+
+
+def _continue(search: _Search, candidates: _Candidates, beams: int) -> Tensor:
+    """Go on with the best that do not end; returns the row (S, K) among the S * K before that each continues."""
+    order = candidates.ends.to(torch.uint8).argsort(dim=1, stable=True)[:, :beams]  # (S, K), best first
+    parents = candidates.parents.gather(1, order)
+    pieces = candidates.pieces.gather(1, order)
+    S, K, n = search.written.shape
+    search.totals = candidates.totals.masked_fill(candidates.ends, -torch.inf).gather(1, order)
+    search.written = torch.cat(
+        [search.written.gather(1, parents[..., None].expand(-1, -1, n)), pieces[..., None]], dim=2
+    )
+    return parents + K * torch.arange(S, device=parents.device)[:, None]
+
+
+def _select(search: _Search, sentences: Tensor) -> _Search:
+    return _Search(**{field.name: getattr(search, field.name)[sentences] for field in fields(search)})
+
+
+def _results(search: _Search) -> dict[int, Hypothesis]:
+    columns = (search.sentences, search.best_written, search.best_length, search.best, search.best_total)
+    return {
+        sentence: Hypothesis(tuple(written[:length]), score, total)
+        for sentence, written, length, score, total in zip(*(c.tolist() for c in columns), strict=True)
+    }

@@ -1,0 +1,17 @@
+"""The model families, and how they are saved, loaded and found by name."""
+
+from regard.models.registry import embedded_models, load, resolve
+from regard.models.store import ModelError, SavedModel, load_model, save_model
+from regard.models.translator import Translator, TranslatorConfig
+
+__all__ = [
+    "ModelError",
+    "SavedModel",
+    "Translator",
+    "TranslatorConfig",
+    "embedded_models",
+    "load",
+    "load_model",
+    "resolve",
+    "save_model",
+]
