@@ -1,0 +1,64 @@
+"""What heads do: each role is recognised where it is plain, and its score is its definition."""
+
+import math
+
+import pytest
+import torch
+
+from regard.relations.heads import HEAD_ROLES, role_scores, roles_of
+
+N = 12
+
+
+def _onehot(keys: list[int], n: int = N) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.tensor(keys), n).float()[None]
+
+
+PLAIN = {
+    "previous": _onehot([0, *range(N - 1)]),
+    "same": _onehot(list(range(N))),
+    "next": _onehot([*range(1, N), N - 1]),
+    "first": _onehot([0] * N),
+    "last": _onehot([N - 1] * N),
+    "broad": torch.full((1, N, N), 1 / N),
+}
+
+
+@pytest.mark.parametrize("role", PLAIN)
+def test_a_plain_pattern_has_its_role(role: str):
+    found = roles_of(PLAIN[role], "self")[0]
+    assert found.name == role
+    assert found.score == pytest.approx(1, abs=1e-5)
+    assert role in HEAD_ROLES
+
+
+def test_local_and_mixed():
+    i, j = torch.arange(N)[:, None], torch.arange(N)[None]
+    near = ((j - i).abs() <= 2).float()
+    assert roles_of((near / near.sum(-1, keepdim=True))[None], "self")[0].name == "local"
+    # half on one distant element, a quarter on each of two others: concentrated, and nothing a role describes
+    odd = 0.5 * _onehot([(7 * n + 5) % N for n in range(N)]) + 0.25 * (
+        _onehot([(5 * n + 3) % N for n in range(N)]) + _onehot([(11 * n + 6) % N for n in range(N)])
+    )
+    assert roles_of(0.99 * odd + 0.01 / N, "self")[0].name == "mixed"
+
+
+def test_repeat_counts_only_rows_that_have_another_of_their_kind():
+    labels = ["a", "b", "a", "c"]
+    weights = _onehot([2, 3, 0, 3], 4)
+    scores = role_scores(weights, "self", (labels, labels))
+    assert float(scores["repeat"]) == 1.0
+    assert roles_of(weights, "self", (labels, labels))[0].name == "repeat"
+
+
+def test_rows_that_see_nothing_count_in_no_role():
+    weights = PLAIN["previous"].clone()
+    weights[:, 6:] = 0
+    assert roles_of(weights, "self")[0].score == pytest.approx(1)
+    assert all(math.isfinite(s) for s in roles_of(torch.zeros(1, 3, 3), "self")[0].scores.values())
+
+
+def test_cross_attention_has_a_diagonal_of_its_own():
+    weights = _onehot([round(i * 5 / (N - 1)) for i in range(N)], 6)
+    assert roles_of(weights, "cross")[0].name == "same"
+    assert "previous" not in role_scores(weights, "cross")
