@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from regard.relations.heads import HEAD_ROLES, role_scores, roles_of
+from regard.relations.heads import HEAD_ROLES, HeadRole, role_scores, roles_of
 
 N = 12
 
@@ -24,9 +24,13 @@ PLAIN = {
 }
 
 
+def _roles(weights: torch.Tensor) -> list[HeadRole]:
+    return roles_of([weights], (weights.shape[1], weights.shape[2]), "self")
+
+
 @pytest.mark.parametrize("role", PLAIN)
 def test_a_plain_pattern_has_its_role(role: str):
-    found = roles_of(PLAIN[role], "self")[0]
+    found = _roles(PLAIN[role])[0]
     assert found.name == role
     assert found.score == pytest.approx(1, abs=1e-5)
     assert role in HEAD_ROLES
@@ -35,30 +39,40 @@ def test_a_plain_pattern_has_its_role(role: str):
 def test_local_and_mixed():
     i, j = torch.arange(N)[:, None], torch.arange(N)[None]
     near = ((j - i).abs() <= 2).float()
-    assert roles_of((near / near.sum(-1, keepdim=True))[None], "self")[0].name == "local"
+    assert _roles((near / near.sum(-1, keepdim=True))[None])[0].name == "local"
     # half on one distant element, a quarter on each of two others: concentrated, and nothing a role describes
     odd = 0.5 * _onehot([(7 * n + 5) % N for n in range(N)]) + 0.25 * (
         _onehot([(5 * n + 3) % N for n in range(N)]) + _onehot([(11 * n + 6) % N for n in range(N)])
     )
-    assert roles_of(0.99 * odd + 0.01 / N, "self")[0].name == "mixed"
+    assert _roles(0.99 * odd + 0.01 / N)[0].name == "mixed"
 
 
 def test_repeat_counts_only_rows_that_have_another_of_their_kind():
     labels = ["a", "b", "a", "c"]
     weights = _onehot([2, 3, 0, 3], 4)
-    scores = role_scores(weights, "self", (labels, labels))
+    scores = role_scores([weights], (4, 4), "self", (labels, labels))
     assert float(scores["repeat"]) == 1.0
-    assert roles_of(weights, "self", (labels, labels))[0].name == "repeat"
+    assert roles_of([weights], (4, 4), "self", (labels, labels))[0].name == "repeat"
 
 
 def test_rows_that_see_nothing_count_in_no_role():
     weights = PLAIN["previous"].clone()
     weights[:, 6:] = 0
-    assert roles_of(weights, "self")[0].score == pytest.approx(1)
-    assert all(math.isfinite(s) for s in roles_of(torch.zeros(1, 3, 3), "self")[0].scores.values())
+    assert _roles(weights)[0].score == pytest.approx(1)
+    assert all(math.isfinite(s) for s in _roles(torch.zeros(1, 3, 3))[0].scores.values())
 
 
 def test_cross_attention_has_a_diagonal_of_its_own():
     weights = _onehot([round(i * 5 / (N - 1)) for i in range(N)], 6)
-    assert roles_of(weights, "cross")[0].name == "same"
-    assert "previous" not in role_scores(weights, "cross")
+    assert roles_of([weights], (N, 6), "cross")[0].name == "same"
+    assert "previous" not in role_scores([weights], (N, 6), "cross")
+
+
+def test_blocks_of_rows_give_the_same_roles():
+    torch.manual_seed(0)
+    weights = torch.randn(3, N, N).masked_fill(torch.ones(N, N, dtype=torch.bool).triu(1), -torch.inf).softmax(-1)
+    labels = list("abcabcaabbcc")
+    whole = role_scores([weights], (N, N), "self", (labels, labels))
+    parts = role_scores(weights.split(5, dim=1), (N, N), "self", (labels, labels))
+    for name, scores in whole.items():
+        torch.testing.assert_close(parts[name], scores)

@@ -6,11 +6,15 @@ Rows with nothing to see count in no role. A head is named by its best specific 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
+
+Kind: TypeAlias = Literal["self", "cross"]
+Labels: TypeAlias = tuple[list[str], list[str]]
 
 SPECIFIC = 0.4
 LOCAL = 0.7
@@ -24,7 +28,7 @@ HEAD_ROLES: dict[str, str] = {
     "last": "mean weight on the last element, often the end mark",
     "repeat": "mean weight on other elements with the same label, over rows that have any",
     "local": "mean weight on elements at most 2 away, itself included",
-    "broad": "entropy, as a share of what looking at every visible element alike would give",
+    "broad": "entropy, as a share of what looking alike at all elements that get any weight would give",
     "mixed": "none of these: the score is that of the best of them",
 }
 """The definition of every role."""
@@ -40,58 +44,84 @@ class HeadRole:
 
 
 def roles_of(
-    weights: Tensor, kind: Literal["self", "cross"], labels: tuple[list[str], list[str]] | None = None
+    blocks: Iterable[Tensor], shape: tuple[int, int], kind: Kind, labels: Labels | None = None
 ) -> list[HeadRole]:
     """The role of every head.
 
     Args:
-        weights: (H, Lq, Lk), rows sum to 1, or to 0 where nothing is seen.
+        blocks: the weights, a block of rows after another, (H, r, Lk) each; rows sum to 1, or to 0 where nothing is
+            seen. The whole matrix is one block; many keep memory linear in the length.
+        shape: (Lq, Lk).
         kind: of the attention.
         labels: of the rows and of the keys, for "repeat"; None leaves it out.
     """
-    scores = role_scores(weights, kind, labels)
-    roles: list[HeadRole] = []
-    for head in range(weights.shape[0]):
-        own = {name: float(score[head]) for name, score in scores.items()}
-        specific = {name: score for name, score in own.items() if name not in ("local", "broad")}
-        name = max(specific, key=lambda n: specific[n]) if specific else "broad"
-        if own.get(name, 0.0) < SPECIFIC:
-            if own.get("local", 0.0) >= LOCAL:
-                name = "local"
-            elif own["broad"] >= BROAD:
-                name = "broad"
-            else:
-                roles.append(HeadRole("mixed", max(own.values()), own))
-                continue
-        roles.append(HeadRole(name, own[name], own))
-    return roles
+    scores = role_scores(blocks, shape, kind, labels)
+    heads = next(iter(scores.values())).shape[0]
+    return [_named({name: float(score[head]) for name, score in scores.items()}) for head in range(heads)]
+
+
+def _named(scores: dict[str, float]) -> HeadRole:
+    specific = {name: score for name, score in scores.items() if name not in ("local", "broad")}
+    best = max(specific, key=lambda name: specific[name])
+    if scores[best] >= SPECIFIC:
+        name = best
+    elif scores.get("local", 0.0) >= LOCAL:
+        name = "local"
+    elif scores["broad"] >= BROAD:
+        name = "broad"
+    else:
+        return HeadRole("mixed", max(scores.values()), scores)
+    return HeadRole(name, scores[name], scores)
 
 
 def role_scores(
-    weights: Tensor, kind: Literal["self", "cross"], labels: tuple[list[str], list[str]] | None = None
+    blocks: Iterable[Tensor], shape: tuple[int, int], kind: Kind, labels: Labels | None = None
 ) -> dict[str, Tensor]:
     """Every role's score for every head, (H,) each; arguments as for `roles_of`."""
-    Lq, Lk = weights.shape[1:]
-    i, j = torch.arange(Lq)[:, None], torch.arange(Lk)[None]
-    sees = weights.sum(-1) > 0  # (H, Lq)
+    numbers = None if labels is None else _numbers(labels)
+    totals: dict[str, Tensor] = {}
+    counts: dict[str, Tensor] = {}
+    first = 0
+    for weights in blocks:
+        rows = torch.arange(first, first + weights.shape[1])
+        first += weights.shape[1]
+        sees = weights.sum(-1) > 0  # (H, r)
+        for name, mask in _masks(rows, shape, kind, numbers).items():
+            able = sees & mask.any(-1)  # the first row has nothing before it
+            _add(totals, counts, name, (weights * mask).sum(-1), able)
+        looked_at = (weights > 0).sum(-1)
+        entropy = torch.special.entr(weights).sum(-1) / torch.log(looked_at.clamp(min=2).float())
+        _add(totals, counts, "broad", entropy.clamp(max=1), sees & (looked_at > 1))
+    return {name: total / counts[name].clamp(min=1) for name, total in totals.items()}
+
+
+def _masks(
+    rows: Tensor, shape: tuple[int, int], kind: Kind, numbers: tuple[Tensor, Tensor] | None
+) -> dict[str, Tensor]:
+    """For each specific role and "local" the keys that count, (r, Lk) boolean."""
+    Lq, Lk = shape
+    i, j = rows[:, None], torch.arange(Lk)[None]
     diagonal = i if kind == "self" else (i * (Lk - 1) / max(Lq - 1, 1)).round()
-    masks = {"same": j == diagonal, "first": (j == 0).expand(Lq, -1), "last": (j == Lk - 1).expand(Lq, -1)}
+    masks = {
+        "same": j == diagonal,
+        "first": (j == 0).expand(len(rows), -1),
+        "last": (j == Lk - 1).expand(len(rows), -1),
+    }
     if kind == "self":
         masks |= {"previous": j == i - 1, "next": j == i + 1, "local": (j - i).abs() <= 2}
-        if labels is not None:
-            number = {label: n for n, label in enumerate({*labels[0], *labels[1]})}
-            rows, keys = (torch.tensor([number[label] for label in names]) for names in labels)
-            masks["repeat"] = (rows[:Lq, None] == keys[None, :Lk]) & (i != j)
-    scores: dict[str, Tensor] = {}
-    for name, mask in masks.items():
-        able = sees & mask.any(-1)  # the first row has nothing before it
-        scores[name] = _mean((weights * mask).sum(-1), able)
-    visible = (weights > 0).sum(-1)
-    widest = torch.log(visible.clamp(min=2).float())
-    scores["broad"] = _mean(torch.special.entr(weights).sum(-1) / widest, sees & (visible > 1)).clamp(max=1)
-    return scores
+        if numbers is not None:
+            masks["repeat"] = (numbers[0][rows, None] == numbers[1][None]) & (i != j)
+    return masks
 
 
-def _mean(values: Tensor, counted: Tensor) -> Tensor:
-    """The mean over the rows that count: (H, Lq) → (H,); 0 where none does."""
-    return (values * counted).sum(-1) / counted.sum(-1).clamp(min=1)
+def _numbers(labels: Labels) -> tuple[Tensor, Tensor]:
+    """Equal labels as equal numbers."""
+    number = {label: n for n, label in enumerate({*labels[0], *labels[1]})}
+    rows, keys = (torch.tensor([number[label] for label in names]) for names in labels)
+    return rows, keys
+
+
+def _add(totals: dict[str, Tensor], counts: dict[str, Tensor], name: str, values: Tensor, counted: Tensor) -> None:
+    """Adds values (H, r) of the rows that count, and how many these are."""
+    totals[name] = totals.get(name, 0) + (values * counted).sum(-1)
+    counts[name] = counts.get(name, 0) + counted.sum(-1)

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from regard.attention import Observation
 from regard.elements import Element
-from regard.relations.heads import HEAD_ROLES, HeadRole, roles_of
+from regard.relations.heads import HEAD_ROLES, HeadRole, Labels, roles_of
 
 if TYPE_CHECKING:
     import pandas
 
 FORMAT_VERSION = 1
+_ROWS = 256  # rows of exact weights held at once
 
 
 @dataclass(frozen=True)
@@ -194,12 +195,17 @@ class Relations:
         """What each head does: for every site a role and its score a head, by the definitions of `HEAD_ROLES`."""
         roles: dict[str, list[HeadRole]] = {}
         for site in self.sites:
-            labels: tuple[list[str], list[str]] | None = None
+            labels: Labels | None = None
             sequences = self.sequences[item] if item < len(self.sequences) else {}
             if site.query in sequences and site.key in sequences:
                 query, key = sequences[site.query], sequences[site.key]
                 labels = [e.label for e in query.elements], [e.label for e in key.elements]
-            roles[site.path] = roles_of(self.weights(site.path, item=item), site.kind, labels)
+            Lq, Lk = self.lengths(site, item)
+            blocks = (
+                self.weights(site.path, rows=range(first, min(first + _ROWS, Lq)), item=item)
+                for first in range(0, Lq, _ROWS)
+            )
+            roles[site.path] = roles_of(blocks, (Lq, Lk), site.kind, labels)
         return roles
 
     def to_dict(self, *, item: int = 0) -> dict[str, Any]:

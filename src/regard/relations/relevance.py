@@ -81,7 +81,7 @@ def align(relations: Relations, *, layer: int = -1, shifted: bool = True, item: 
     from_pieces = _membership(target).T / _membership(target).sum(0).clamp(min=1)[:, None]  # (Wt, Lt), means
     aligned = from_pieces @ (rows @ _membership(source))  # (Wt, Ws)
     where = "read one step later (arXiv 2004.14837)" if shifted else "read where the word is written"
-    method = f"cross-attention, layer {site.layer + 1} of {len(sites)}, mean over {site.heads} heads, {where}"
+    method = f"cross-attention, layer {site.layer}, mean over {site.heads} heads, {where}"
     return Alignment(method, source, target, aligned)
 
 

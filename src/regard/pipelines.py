@@ -1,0 +1,313 @@
+"""A model by name or directory: input in, answer and relations out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from regard.attention import Watch
+from regard.elements import Element
+from regard.generation import Hypothesis, TranslatorSteps, beam_search
+from regard.inputs import word_indices, words
+from regard.models import ModelError, SavedModel, Translator, load
+from regard.relations import Alignment, Relations, align, observe
+from regard.relations import Sequence as ElementSequence
+
+_LANGUAGES = {"de": "German", "en": "English", "fr": "French"}
+_CHUNK = 1000  # lines held at a time by translate_lines
+_TOP = 32  # weights kept a row: all of them in most sentences
+
+
+class TextTooLong(ValueError):
+    """A text has more pieces than the model has positions."""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A translation, and where it comes from."""
+
+    source: str
+    text: str
+    score: float  # log-probability over length penalty, see regard.generation.beam
+    source_ids: tuple[int, ...] = field(repr=False)  # ended by </s>
+    target_ids: tuple[int, ...] = field(repr=False)  # ended by </s>
+    _pipeline: TranslationPipeline = field(repr=False, compare=False)
+
+    @cached_property
+    def source_elements(self) -> list[Element]:
+        """The pieces of the source; spans are characters of `source`."""
+        return self._pipeline.tokenizer.elements(self.source_ids, self.source)
+
+    @cached_property
+    def target_elements(self) -> list[Element]:
+        """The pieces of the answer; spans are characters of `text`. Element i is what decoder row i answered."""
+        return self._pipeline.tokenizer.elements(self.target_ids)
+
+    @cached_property
+    def relations(self) -> Relations:
+        """Which piece attended to which: computed on first use, by one pass that is shown source and answer."""
+        return self._pipeline._relate(self)  # pyright: ignore[reportPrivateUsage]
+
+    @cached_property
+    def alignment(self) -> Alignment:
+        """Which source word each word of the answer was read from, by the layer that the model's config names."""
+        chosen = self._pipeline.saved.about.get("alignment", {})
+        return align(self.relations, layer=chosen.get("layer", -1), shifted=chosen.get("shifted", True))
+
+    def report(self) -> dict[str, Any]:
+        """Input, answer, alignment and relations as data: what views draw and `regard see --json` prints."""
+        data = self.relations.to_dict()
+        return data | {"input": self.source, "answer": self.text, "alignment": self.alignment.to_dict()}
+
+
+class TranslationPipeline:
+    """Translates texts with a saved `Translator`; see `pipeline`.
+
+    Args:
+        saved: the model and its tokenizer.
+        device: where to compute; the CPU by default.
+        beams: beam size; what the model's config.json says under "decoding", else 5, unless given.
+        alpha: length penalty of the beam search; as beams, else 1.
+        batch_tokens: source positions, padding among them, that are computed together at most. One text is
+            always computed, however long.
+
+    Raises:
+        ModelError: if the model is no translator.
+        ValueError: if batch_tokens is less than 1.
+    """
+
+    def __init__(
+        self,
+        saved: SavedModel,
+        *,
+        device: str | torch.device | None = None,
+        beams: int | None = None,
+        alpha: float | None = None,
+        batch_tokens: int = 2048,
+    ) -> None:
+        if not isinstance(saved.model, Translator):
+            raise ModelError(f"{saved.directory} holds a {type(saved.model).__name__}: it must be a Translator")
+        if batch_tokens < 1:
+            raise ValueError(f"batch_tokens is {batch_tokens}: it must be at least 1")
+        self.device = torch.device("cpu" if device is None else device)
+        self.model: Translator = saved.model.to(self.device)
+        self.saved = saved
+        self.tokenizer = saved.tokenizer
+        decoding = saved.about.get("decoding", {})
+        self.beams: int = decoding.get("beams", 5) if beams is None else beams
+        self.alpha: float = decoding.get("alpha", 1.0) if alpha is None else alpha
+        self.batch_tokens = batch_tokens
+
+    @overload
+    def __call__(self, text: str) -> Translation: ...
+    @overload
+    def __call__(self, text: list[str] | tuple[str, ...]) -> list[Translation]: ...
+    def __call__(self, text: str | list[str] | tuple[str, ...]) -> Translation | list[Translation]:
+        """Translate a text, or several together.
+
+        Every text is one sentence to the model, as its training data were.
+
+        Raises:
+            TextTooLong: if a text has more pieces than the model has positions; nothing is computed then.
+            ValueError: if a text is empty.
+            TypeError: if text is neither a string nor a sequence of strings.
+        """
+        if isinstance(text, str):
+            return self._translate([text], self.batch_tokens)[0]
+        if not isinstance(text, Sequence):
+            raise TypeError(f"text is a {type(text).__name__}: it must be a string or a sequence of strings")
+        for item in text:
+            if not isinstance(item, str):
+                raise TypeError(f"text holds a {type(item).__name__}: it must be a string or a sequence of strings")
+        return self._translate(text, self.batch_tokens)
+
+    def translate_lines(
+        self,
+        lines: Iterable[str],
+        *,
+        batch_tokens: int | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Iterator[Translation | None]:
+        """Translate line after line, in memory that does not grow with their number.
+
+        Args:
+            lines: without or with their line ends, from a file for example.
+            batch_tokens: as for the pipeline, whose own is the default.
+            progress: called with the number of lines done, after every chunk.
+
+        Yields:
+            A translation for every line, in order; None for an empty line.
+
+        Raises:
+            TextTooLong: if a line has more pieces than the model has positions; it names the line.
+        """
+        remaining = iter(lines)
+        done = 0
+        while chunk := [line.rstrip("\r\n") for line in islice(remaining, _CHUNK)]:
+            filled = [i for i, line in enumerate(chunk) if line.strip()]
+            names = [f"line {done + i + 1}" for i in filled]
+            translations = self._translate([chunk[i] for i in filled], batch_tokens or self.batch_tokens, names=names)
+            answers: list[Translation | None] = [None] * len(chunk)
+            for i, translation in zip(filled, translations, strict=True):
+                answers[i] = translation
+            yield from answers
+            done += len(chunk)
+            if progress is not None:
+                progress(done)
+
+    def check_lines(self, lines: Iterable[str]) -> None:
+        """Finds out before the work whether every line can be translated.
+
+        Raises:
+            TextTooLong: if a line has more pieces than the model has positions; it names the line.
+        """
+        remaining, done = iter(lines), 0
+        while chunk := list(islice(remaining, _CHUNK)):
+            ids = self.tokenizer.encode_batch(chunk)
+            self._check_lengths(ids, [f"line {done + i + 1}" for i in range(len(chunk))])
+            done += len(chunk)
+
+    def _translate(
+        self, texts: Sequence[str], batch_tokens: int, names: Sequence[str] | None = None
+    ) -> list[Translation]:
+        for i, text in enumerate(texts):
+            if not text.strip():
+                raise ValueError(f"{_name(names, i, len(texts))} is empty: there is nothing to translate")
+        ids = self.tokenizer.encode_batch(texts)
+        self._check_lengths(ids, names)
+        answers: dict[int, Hypothesis] = {}
+        for batch in _batches([len(pieces) for pieces in ids], batch_tokens):
+            answers |= zip(batch, self._search([ids[i] for i in batch]), strict=True)
+        return [
+            Translation(text, self.tokenizer.decode(answer.ids), answer.score, tuple(pieces), answer.ids, self)
+            for text, pieces, answer in ((texts[i], ids[i], answers[i]) for i in range(len(texts)))
+        ]
+
+    @torch.inference_mode()
+    def _search(self, ids: Sequence[Sequence[int]]) -> list[Hypothesis]:
+        source, lengths = self._pad(ids)
+        limits = (lengths * 2 + 10).clamp(max=self.model.config.max_positions)
+        return beam_search(
+            TranslatorSteps(self.model, source, lengths),
+            limits,
+            bos=self.tokenizer.bos,
+            eos=self.tokenizer.eos,
+            banned=(self.tokenizer.pad, self.tokenizer.bos, self.tokenizer.unk),
+            beams=self.beams,
+            alpha=self.alpha,
+        )
+
+    def _check_lengths(self, ids: Sequence[Sequence[int]], names: Sequence[str] | None) -> None:
+        limit = self.model.config.max_positions
+        for i, pieces in enumerate(ids):
+            if len(pieces) > limit:
+                raise TextTooLong(
+                    f"{_name(names, i, len(ids))} has {len(pieces)} pieces (its end is one): this model takes at"
+                    f" most {limit}"
+                )
+
+    def _relate(self, translation: Translation) -> Relations:
+        """The relations of a translation, from one pass over its source and the pieces it was answered with."""
+        read = (self.tokenizer.bos, *translation.target_ids[:-1])
+        source, source_lengths = self._pad([translation.source_ids])
+        target, target_lengths = self._pad([read])
+        languages = [*self.saved.about.get("languages", ()), "source", "target"]
+        titles = [_LANGUAGES.get(language, language) for language in languages]
+        sequences = {
+            "encoder": _sequence("source", titles[0], translation.source, translation.source_elements),
+            "decoder": _sequence(
+                "target",
+                titles[1],
+                translation.text,
+                self.tokenizer.elements(read),
+                writes=_written(translation.text, translation.target_elements),
+            ),
+        }
+        about = {
+            "name": self.saved.directory.name,
+            "task": "translation",
+            "description": self.saved.about.get("description", ""),
+        }
+        watch = Watch(top=_TOP)
+        with torch.no_grad(), observe(self.model, watch=watch, elements=sequences, about=about) as relations:
+            self.model(source, source_lengths, target, target_lengths)
+        return relations
+
+    def _pad(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids as one tensor (B, longest), and their lengths (B,)."""
+        lengths = torch.tensor([len(pieces) for pieces in ids])
+        padded = torch.full((len(ids), int(lengths.max())), self.tokenizer.pad)
+        for row, pieces in zip(padded, ids, strict=True):
+            row[: len(pieces)] = torch.tensor(pieces)
+        return padded.to(self.device), lengths.to(self.device)
+
+
+def pipeline(source: str | Path, *, device: str | torch.device | None = None, **settings: Any) -> TranslationPipeline:
+    """A pipeline with the model of this name or directory.
+
+    Args:
+        source: the name of an embedded model, or a directory that `regard.models.save_model` wrote.
+        device: where to compute; the CPU by default.
+        settings: for the pipeline, such as `beams`; see `TranslationPipeline`.
+
+    Raises:
+        ModelError: if there is no such model, it is damaged, or there is no pipeline for its task.
+    """
+    saved = load(source)
+    if saved.task != "translation":
+        raise ModelError(f"{saved.directory} is for the task {saved.task!r}: there is a pipeline for translation")
+    return TranslationPipeline(saved, device=device, **settings)
+
+
+def _name(names: Sequence[str] | None, i: int, count: int) -> str:
+    if names is not None:
+        return names[i]
+    return "text" if count == 1 else f"text {i + 1} of {count}"
+
+
+def _sequence(
+    name: str, title: str, text: str, elements: Sequence[Element], writes: Sequence[str] = ()
+) -> ElementSequence:
+    spans = words(text)
+    return ElementSequence(
+        name,
+        title,
+        tuple(elements),
+        text=text,
+        words=tuple(Element(i, text[first:stop], span=(first, stop)) for i, (first, stop) in enumerate(spans)),
+        word_of=tuple(word_indices(elements, spans)),
+        writes=tuple(writes),
+    )
+
+
+def _written(text: str, elements: Sequence[Element]) -> list[str]:
+    """What each piece adds to the text, the space before it among that; special pieces add their names."""
+    written: list[str] = []
+    before = 0
+    for element in elements:
+        if element.span is None:
+            written.append(element.label)
+        else:
+            first, stop = before, element.span[1]
+            written.append(text[first:stop] if text[first:stop].strip() == element.label else element.label)
+            before = stop
+    return written
+
+
+def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Indices of inputs that are computed together, similar lengths first to last, at most `most` padded positions."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and lengths[i] * (len(batch) + 1) > most:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

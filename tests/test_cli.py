@@ -1,0 +1,188 @@
+"""The command line as a user runs it, with a small model on disk."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from regard.cli import main
+from regard.models import save_model
+from tests.models.small_translator import small_tokenizer, small_translator
+
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+SENTENCE = "A man opens the window."
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("models") / "small"
+    about = {"languages": ["en", "de"], "decoding": {"beams": 2, "alpha": 1.0}}
+    return save_model(directory, small_translator(), small_tokenizer(), card="", about=about)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
+    """Runs the command in this process: as `regard`, but without reading torch from disk each time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        monkeypatch.setattr(sys, "argv", ["regard", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        capfdbinary.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as exit:
+            code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+        sys.stdout.flush()
+        out, err = capfdbinary.readouterr()
+        return subprocess.CompletedProcess([], code, out, err)
+
+    return run
+
+
+def _in_a_process(*arguments: str | bytes, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    command: list[str | bytes] = [sys.executable, "-m", "regard.cli", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, check=False)
+
+
+def _refused(result: subprocess.CompletedProcess[bytes], *words: str) -> None:
+    """One line on stderr that says why, exit code 2, nothing on stdout."""
+    lines = result.stderr.decode().splitlines()
+    assert result.returncode == 2, result.stderr.decode()
+    assert len(lines) == 1 and lines[0].startswith("regard: "), lines
+    assert result.stdout == b""
+    for word in words:
+        assert word in lines[0]
+
+
+def test_see_prints_the_answer_and_writes_a_page(run: Run, model: Path, tmp_path: Path):
+    result = run("see", SENTENCE, "--model", str(model))
+    assert result.returncode == 0, result.stderr.decode()
+    page = tmp_path / "regard-a-man-opens-the.html"
+    assert [p.name for p in tmp_path.iterdir()] == [page.name]
+    assert str(page) in result.stdout.decode()
+    assert "raw" in result.stdout.decode().lower()
+    assert SENTENCE in page.read_text(encoding="utf-8")
+
+
+def test_see_as_json_is_the_same_data_and_writes_no_page(run: Run, model: Path, tmp_path: Path):
+    result = run("see", SENTENCE, "--model", str(model), "--json")
+    report = json.loads(result.stdout)
+    assert report["input"] == SENTENCE and report["format_version"] == 1
+    assert {site["kind"] for site in report["sites"]} == {"self", "cross"}
+    for site in report["sites"]:
+        for head in range(site["heads"]):
+            for weights, rest in zip(site["top_weights"][head], site["rest"][head], strict=True):
+                assert sum(weights) + rest == pytest.approx(1, abs=1e-4)
+    assert list(tmp_path.iterdir()) == []
+    assert result.stderr == b""
+
+
+def test_see_reads_files_and_standard_input(run: Run, model: Path, tmp_path: Path):
+    (tmp_path / "caption.txt").write_text("A man opens\nthe window.\n", encoding="utf-8")
+    by_file = run("see", "caption.txt", "--model", str(model), "--json", "-o", "out.html")
+    by_pipe = run("see", "-", "--model", str(model), "--json", stdin=SENTENCE.encode())
+    assert by_file.stdout == by_pipe.stdout
+    assert (tmp_path / "out.html").exists()
+    by_name = run("see", "caption.txt", "--text", "--model", str(model), "--json")
+    assert json.loads(by_name.stdout)["input"] == "caption.txt"
+
+
+def test_see_replaces_its_own_pages_but_no_other_file(run: Run, model: Path, tmp_path: Path):
+    page = tmp_path / "page.html"
+    assert run("see", SENTENCE, "-m", str(model), "-o", "page.html").returncode == 0
+    assert run("see", SENTENCE, "-m", str(model), "-o", "page.html").returncode == 0
+    page.write_text("mine")
+    _refused(run("see", SENTENCE, "-m", str(model), "-o", "page.html"), "page.html")
+    assert page.read_text() == "mine"
+    assert run("see", SENTENCE, "-m", str(model), "-o", "page.html", "--force").returncode == 0
+    assert page.read_text() != "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "words"),
+    [
+        (["see", ""], b"", ["empty"]),
+        (["see", "-"], b" \n", ["empty"]),
+        (["see", "-"], b"caf\xe9", ["UTF-8", "0xe9", "offset 3"]),
+        (["see", "missing.txt"], b"", ["missing.txt", "no such file"]),
+        (["see", "photos/dog"], b"", ["no such file"]),
+        (["see", "dogs " * 70], b"", ["71", "64"]),
+        (["see", "."], b"", ["directory"]),
+        (["translate"], b"a dog\n\xff\xfe\n", ["UTF-8", "line 2"]),
+        (["translate"], b"a dog\n" + b"dogs " * 70 + b"\n", ["line 2", "64"]),
+        (["translate", "missing.en"], b"", ["missing.en"]),
+        (["see", SENTENCE, "-o", "no/such/dir/page.html"], b"", ["no/such/dir/page.html"]),
+        (["translate", "-o", "no/such/dir/out.de"], b"a dog\n", ["out.de"]),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    run: Run, model: Path, tmp_path: Path, arguments: list[str], stdin: bytes, words: list[str]
+):
+    _refused(run(*arguments, "--model", str(model), stdin=stdin), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_of_its_own(model: Path):
+    _refused(_in_a_process("see", b"caf\xe9 noir", "--model", str(model)), "UTF-8")
+    result = _in_a_process("translate", "--model", str(model), stdin=b"Two dogs play.\n\n")
+    assert result.returncode == 0
+    assert result.stdout.count(b"\n") == 2
+
+
+def test_a_photograph_is_not_text(run: Run, model: Path, tmp_path: Path):
+    (tmp_path / "dog.png").write_bytes(b"\x89PNG")
+    _refused(run("see", "dog.png", "--model", str(model)), "dog.png", "image")
+
+
+def test_bad_models_are_one_line_and_code_2(run: Run, model: Path, tmp_path: Path):
+    _refused(run("see", SENTENCE, "--model", "nobody"), "'nobody'")
+    (tmp_path / "empty").mkdir()
+    _refused(run("see", SENTENCE, "--model", "empty"), "config.json")
+    broken = tmp_path / "broken"
+    for change in (lambda b: b[:-100], lambda b: b[:500] + bytes([b[500] ^ 1]) + b[501:], lambda _: b""):
+        subprocess.run(["cp", "-r", str(model), str(broken)], check=True)
+        weights = broken / "model.safetensors"
+        weights.write_bytes(change(weights.read_bytes()))
+        _refused(run("see", SENTENCE, "--model", "broken"), "model.safetensors")
+        subprocess.run(["rm", "-r", str(broken)], check=True)
+
+
+def test_translate_gives_a_line_for_every_line(run: Run, model: Path, tmp_path: Path):
+    lines = "Two dogs play.\n\nA man opens the window.\nsnow"
+    result = run("translate", "--model", str(model), stdin=lines.encode())
+    assert result.returncode == 0, result.stderr.decode()
+    answers = result.stdout.decode().split("\n")
+    assert len(answers) == 5 and answers[1] == "" and answers[4] == ""
+    assert b"4 of 4 lines" in result.stderr
+    (tmp_path / "in.en").write_text(lines, encoding="utf-8")
+    run("translate", "in.en", "--model", str(model), "-o", "out.de")
+    assert (tmp_path / "out.de").read_bytes() == result.stdout
+    _refused(run("translate", "in.en", "--model", str(model), "-o", "out.de"), "out.de exists")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.en", "out.de"]
+
+
+def test_translate_of_nothing_is_nothing(run: Run, model: Path):
+    result = run("translate", "--model", str(model))
+    assert (result.returncode, result.stdout) == (0, b"")
+
+
+@pytest.mark.parametrize("command", [[], ["see"], ["translate"], ["models"]])
+def test_help_has_examples(run: Run, command: list[str]):
+    result = run(*command, "--help")
+    assert result.returncode == 0
+    assert b"Usage" in result.stdout
+    if command and command != ["models"]:
+        assert b"Examples" in result.stdout
+
+
+def test_version_and_wrong_use(run: Run):
+    assert run("--version").stdout.startswith(b"regard ")
+    assert run("see").returncode == 2
+    assert run("nonsense").returncode == 2

@@ -1,0 +1,135 @@
+"""The translation pipeline: order, limits, streaming, elements and relations."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from regard.models import ModelError, save_model
+from regard.pipelines import TextTooLong, TranslationPipeline, pipeline
+from tests.models.small_translator import TEXTS, small_tokenizer, small_translator
+
+ENGLISH = TEXTS[:2]
+
+
+@pytest.fixture(scope="module")
+def translate(tmp_path_factory: pytest.TempPathFactory) -> TranslationPipeline:
+    directory = tmp_path_factory.mktemp("models") / "small"
+    about = {"languages": ["en", "de"]}
+    save_model(directory, small_translator().double().float(), small_tokenizer(), card="", about=about)
+    return pipeline(directory, beams=3)
+
+
+def test_a_text_and_a_list_of_texts(translate: TranslationPipeline):
+    one = translate(ENGLISH[0])
+    assert one.source == ENGLISH[0]
+    assert one.score < 0
+    assert one == translate(ENGLISH[0])
+    assert [t.text for t in translate(ENGLISH)] == [translate(text).text for text in ENGLISH]
+    assert translate([]) == []
+
+
+def test_results_come_in_order_whatever_the_batches(translate: TranslationPipeline):
+    texts = [" ".join(["dogs"] * n) for n in (9, 1, 5, 2, 12)]
+    together = translate(texts)
+    assert [t.source for t in together] == texts
+    small = TranslationPipeline(translate.saved, beams=3, batch_tokens=1)
+    assert [t.text for t in small(texts)] == [t.text for t in together]
+    assert [t.score for t in small(texts)] == pytest.approx([t.score for t in together], rel=1e-4)
+
+
+def test_elements(translate: TranslationPipeline):
+    translation = translate("A man opens the window.")
+    assert [e.label for e in translation.source_elements] == ["A", "man", "opens", "the", "window", ".", "</s>"]
+    assert len(translation.target_elements) == len(translation.target_ids)
+    assert translation.target_elements[-1].label == "</s>"
+    pieces = [e for e in translation.target_elements if e.span is not None]
+    assert all(0 <= e.span[0] <= e.span[1] <= len(translation.text) for e in pieces)
+
+
+def test_relations_are_those_of_the_answer(translate: TranslationPipeline):
+    translation = translate("A man opens the window.")
+    relations = translation.relations
+    assert translation.relations is relations  # computed once
+    sites = {site.path: site for site in relations.sites}
+    assert len(sites) == 2 + 2 * 2
+    assert {(s.kind, s.query, s.key) for s in sites.values()} == {
+        ("self", "source", "source"),
+        ("self", "target", "target"),
+        ("cross", "target", "source"),
+    }
+    source, target = relations.sequences[0]["source"], relations.sequences[0]["target"]
+    assert (source.title, target.title) == ("English", "German")
+    assert [w.label for w in source.words] == ["A", "man", "opens", "the", "window", "."]
+    assert [*source.elements] == translation.source_elements
+    assert target.elements[0].label == "<s>"
+    assert len(target.elements) == len(target.writes) == len(translation.target_ids)
+    assert target.writes[-1] == "</s>"
+    cross = next(path for path, site in sites.items() if site.kind == "cross")
+    weights = relations.weights(cross)
+    assert weights.shape == (2, len(target.elements), len(source.elements))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]))
+
+
+def test_lines(translate: TranslationPipeline, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("regard.pipelines._CHUNK", 3)
+    lines = ["A man.\n", "\n", "Two dogs.\r\n", "   ", "snow", "", "the window", "a child"]
+    done: list[int] = []
+    answers = list(translate.translate_lines(lines, batch_tokens=8, progress=done.append))
+    assert [answer and answer.source for answer in answers] == [
+        "A man.",
+        None,
+        "Two dogs.",
+        None,
+        "snow",
+        None,
+        "the window",
+        "a child",
+    ]
+    assert done == [3, 6, 8]
+    assert [a.text for a in answers if a] == [t.text for t in translate([a.source for a in answers if a])]
+
+
+def test_lines_are_read_a_chunk_at_a_time(translate: TranslationPipeline, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("regard.pipelines._CHUNK", 2)
+    read: list[int] = []
+
+    def endless() -> Iterator[str]:
+        while True:
+            read.append(1)
+            yield "A man."
+
+    answers = translate.translate_lines(endless())
+    for _ in range(3):
+        assert next(answers) is not None
+    assert len(read) == 4
+
+
+def test_what_cannot_be_translated(translate: TranslationPipeline, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(TranslationPipeline, "_search", lambda *_: pytest.fail("something was computed"))
+    long = " ".join(["dogs"] * 64)
+    with pytest.raises(TextTooLong, match=r"text has 65 pieces \(its end is one\): this model takes at most 64"):
+        translate(long)
+    with pytest.raises(TextTooLong, match="text 2 of 2 has 65 pieces"):
+        translate(["A man.", long])
+    with pytest.raises(TextTooLong, match="line 3 has 65 pieces"):
+        list(translate.translate_lines(["A man.", "", long]))
+    with pytest.raises(ValueError, match="text is empty: there is nothing to translate"):
+        translate("")
+    with pytest.raises(ValueError, match="text 2 of 2 is empty"):
+        translate(["A man.", " \n"])
+    with pytest.raises(TypeError, match="text holds a int: it must be a string or a sequence of strings"):
+        translate(["A man.", 3])
+    with pytest.raises(TypeError, match="text is a int: it must be a string or a sequence of strings"):
+        translate(3)
+
+
+def test_pipelines_that_cannot_be(translate: TranslationPipeline, tmp_path: Path):
+    with pytest.raises(ModelError, match="'no-such-model' is neither a directory nor the name"):
+        pipeline("no-such-model")
+    with pytest.raises(ValueError, match="batch_tokens is 0"):
+        TranslationPipeline(translate.saved, batch_tokens=0)
+    other = save_model(tmp_path / "other", small_translator(), small_tokenizer(), card="", task="chess")
+    with pytest.raises(ModelError, match="is for the task 'chess': there is a pipeline for translation"):
+        pipeline(other)
