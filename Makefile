@@ -9,8 +9,8 @@ RUNTIME := $(VENV)/runtime.stamp
 TEST := $(VENV)/test.stamp
 SENTENCE := A man in a blue shirt is standing on a ladder cleaning a window.
 
-# One command each: `make bench BENCH=benchmarks/NAME.py` runs a single one.
-BENCH ?= $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
+# `make bench BENCH=benchmarks/NAME.py` runs another one; those of learning need data, see their --help.
+BENCH ?= benchmarks/attention.py
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help

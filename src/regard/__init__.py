@@ -1,5 +1,8 @@
 """regard: self-attention for text, images, audio and video; train it, run it, and see what attends to what."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from regard.attention import (
     ALiBi,
     Causal,
@@ -15,10 +18,15 @@ from regard.attention import (
     attend,
     attend_observed,
 )
-from regard.pipelines import pipeline
-from regard.relations import observe
+
+if TYPE_CHECKING:
+    from regard.pipelines import pipeline
+    from regard.relations import observe
 
 __version__ = "0.1.0"
+
+# Imported when first asked for: who only computes attention need not wait for models and tokenizers.
+_LATER = {"observe": "regard.relations", "pipeline": "regard.pipelines"}
 
 __all__ = [
     "ALiBi",
@@ -38,3 +46,14 @@ __all__ = [
     "observe",
     "pipeline",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'regard' has no attribute {name!r}")
+    globals()[name] = getattr(import_module(_LATER[name]), name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

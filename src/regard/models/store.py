@@ -27,6 +27,7 @@ from regard.models.translator import Translator, TranslatorConfig
 
 FORMAT = 1
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
+LICENCE = "LICENSE"
 
 _DTYPES = {torch.float32: "float32", torch.float16: "float16"}
 
@@ -75,6 +76,7 @@ def save_model(
     tokenizer: TextTokenizer,
     *,
     card: str,
+    licence: str | None = None,
     task: str = "translation",
     about: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
@@ -88,6 +90,7 @@ def save_model(
         model: of one of the `FAMILIES`, with its frozen config as `model.config`.
         tokenizer: with the model's vocabulary.
         card: the model card, Markdown: what it was trained on, how well it does, its licence.
+        licence: the licence of the weights, in full; becomes the file LICENSE.
         task: what the model does.
         about: more for config.json, such as {"languages": ["en", "de"]}.
         dtype: of the weights on disk, float32 or float16.
@@ -117,6 +120,8 @@ def save_model(
         TOKENIZER: tokenizer.to_json().encode(),
         CARD: card.encode(),
     }
+    if licence is not None:
+        files[LICENCE] = licence.encode()
     _write(place, files)
     return place
 

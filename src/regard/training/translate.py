@@ -1,0 +1,241 @@
+"""Training a translator: from parallel text to checkpoints.
+
+A run is a directory:
+
+    DIR/recipe.json                         what was asked for
+    DIR/tokenizer.json                      the joint byte-pair encoding, learnt from the training text
+    DIR/metrics.jsonl, DIR/checkpoints/     see loop.py
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from regard.inputs.text import TextTokenizer
+from regard.models.translator import Translator, TranslatorConfig
+from regard.training.checkpoint import write_atomically
+from regard.training.data import ParallelText, Ragged, SpecialTokens, TranslationBatch, TranslationBatches
+from regard.training.dropout import use_byte_dropout
+from regard.training.loop import Outcome, Trainer, TrainerConfig
+from regard.training.loss import linear_cross_entropy
+from regard.training.optimiser import OptimiserConfig, build_optimiser, build_schedule
+from regard.training.subwords import SubwordSampler
+
+
+@dataclass(frozen=True)
+class TranslationRecipe:
+    """How a translator is built and trained; the defaults are for some thirty thousand short pairs on a CPU."""
+
+    vocab_size: int = 6000  # pieces of the joint vocabulary
+    bpe_dropout: float = 0.0  # probability of leaving out a merge of the training text, another draw every epoch
+    d_model: int = 128  # width of every position
+    heads: int = 4  # attention heads
+    encoder_layers: int = 4
+    decoder_layers: int = 4
+    feed_forward: int = 256  # hidden width of the feed-forward networks
+    dropout: float = 0.3  # of embeddings and sublayers' outputs
+    attention_dropout: float = 0.0  # of attention weights
+    activation_dropout: float = 0.0  # of the feed-forward networks' hidden units
+    norm_first: bool = True  # pre-norm; false is post-norm
+    positions: Literal["sinusoidal", "rotary"] = "sinusoidal"
+    label_smoothing: float = 0.1  # part of the target spread over the vocabulary
+    r_drop: float = 0.0  # R-Drop's α (arXiv 2106.14448); above 0 every batch is passed twice
+    r_drop_epoch: int = 0  # R-Drop begins with this epoch: from the start it holds a model at guessing word counts
+    batch_tokens: int = 4096  # padded tokens a step, at most, on either side
+    shards: int = 2  # batches a step is divided into; so many processes can work on it
+    steps: int = 10_000  # updates in all
+    peak_learning_rate: float = 0.005  # at the end of the warm-up
+    warmup: int = 2000  # steps
+    schedule: Literal["inverse-sqrt", "cosine"] = "inverse-sqrt"
+    final_fraction: float = 0.0  # cosine only: last learning rate as a part of the peak
+    weight_decay: float = 0.0  # decoupled, on matrices only
+    clip: float | None = 1.0  # longest gradient; None leaves it as it is
+    validate_every: int = 500  # steps
+    checkpoint_every: int = 500  # steps
+    keep: int = 20  # checkpoints kept for averaging, the best besides
+    seed: int = 1
+
+    def translator(self, tokenizer: TextTokenizer) -> TranslatorConfig:
+        """The model's part."""
+        names = {field.name for field in dataclasses.fields(TranslatorConfig)} - {"vocab_size"}
+        shared = {name: value for name, value in asdict(self).items() if name in names}
+        special = {"pad": tokenizer.pad, "bos": tokenizer.bos, "eos": tokenizer.eos}
+        return TranslatorConfig(vocab_size=tokenizer.vocab_size, **special, **shared)
+
+    def optimiser(self) -> OptimiserConfig:
+        """The optimiser's part."""
+        return OptimiserConfig(**_common(OptimiserConfig, self))
+
+    def trainer(self, *, workers: int, progress: bool) -> TrainerConfig:
+        """The loop's part."""
+        return TrainerConfig(workers=workers, progress=progress, **_common(TrainerConfig, self))
+
+
+def _common(kind: type[Any], recipe: TranslationRecipe) -> dict[str, Any]:
+    """The fields of a recipe that another dataclass has too."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in asdict(recipe).items() if name in names}
+
+
+class TranslationTask:
+    """The task of `Trainer`: next-piece prediction, given a source.
+
+    Args:
+        model: the translator, trained in place.
+        tokenizer: its tokenizer.
+        train: pairs to learn from.
+        validation: pairs to measure the loss on.
+        recipe: batches, smoothing, R-Drop, BPE dropout, seed.
+    """
+
+    def __init__(
+        self,
+        model: Translator,
+        tokenizer: TextTokenizer,
+        train: ParallelText,
+        validation: ParallelText,
+        recipe: TranslationRecipe,
+    ) -> None:
+        self.model, self.recipe = model, recipe
+        self._special = SpecialTokens(tokenizer.pad, tokenizer.bos, tokenizer.eos)
+        seed, dropout = recipe.seed, recipe.bpe_dropout
+        self._source = SubwordSampler(tokenizer, train.source, dropout=dropout, seed=2 * seed)
+        self._target = SubwordSampler(tokenizer, train.target, dropout=dropout, seed=2 * seed + 1)
+        self._validation = TranslationBatches(
+            encode(tokenizer, validation.source),
+            encode(tokenizer, validation.target),
+            budget=recipe.batch_tokens // recipe.shards,
+            special=self._special,
+        )
+
+    def batches(self, epoch: int) -> TranslationBatches:
+        """The batches of an epoch, by (seed, epoch) alone."""
+        return TranslationBatches(
+            self._source.epoch(epoch),
+            self._target.epoch(epoch),
+            budget=self.recipe.batch_tokens // self.recipe.shards,
+            special=self._special,
+            seed=self.recipe.seed,
+            epoch=epoch,
+            passes=2 if self.recipe.r_drop > 0 and epoch >= self.recipe.r_drop_epoch else 1,
+        )
+
+    def step(self, batch: TranslationBatch) -> Tensor:
+        """Mean label-smoothed cross-entropy of a batch, with R-Drop if the recipe has it."""
+        recipe = self.recipe
+        return self._loss(batch, smoothing=recipe.label_smoothing, r_drop=recipe.r_drop if batch.passes > 1 else 0.0)
+
+    def tokens(self, batch: TranslationBatch) -> int:
+        """Real target tokens."""
+        return batch.tokens
+
+    def validate(self) -> Mapping[str, float]:
+        """Cross-entropy a target piece of the validation pairs, in nats, without smoothing."""
+        losses = [(self._loss(batch).item(), batch.tokens) for batch in self._validation]
+        return {"loss": sum(loss * tokens for loss, tokens in losses) / sum(tokens for _, tokens in losses)}
+
+    def _loss(self, batch: TranslationBatch, *, smoothing: float = 0.0, r_drop: float = 0.0) -> Tensor:
+        source, source_lengths, target, places = batch.source, batch.source_lengths, batch.target, batch.places
+        if r_drop > 0:  # the same pairs once more, for other dropout: row i and row i + N
+            places = torch.cat([places, places + target.numel()])
+            source, source_lengths, target = (torch.cat([t, t]) for t in (source, source_lengths, target))
+        memory = self.model.encode(source, source_lengths)  # (B, Ls, d)
+        hidden = self.model.decode(target, memory, source_lengths)  # (B, Lt, d)
+        rows = hidden.flatten(0, 1).index_select(0, places)  # (N, d): padding is never projected
+        weight = self.model.embedding.weight
+        return linear_cross_entropy(rows, weight, batch.labels, smoothing=smoothing, r_drop=r_drop)
+
+
+def encode(tokenizer: TextTokenizer, texts: list[str]) -> Ragged:
+    """Texts as token ids without special tokens."""
+    return Ragged.of([ids[:-1] for ids in tokenizer.encode_batch(texts)])  # each ends in end-of-sentence
+
+
+@dataclass(frozen=True)
+class TrainedTranslator:
+    """What a run leaves behind."""
+
+    model: Translator  # with the last step's weights
+    tokenizer: TextTokenizer
+    trainer: Trainer[TranslationBatch]
+    outcome: Outcome
+    padding: float  # part of the positions of epoch 0 that were padding
+
+
+def train_translator(
+    train: ParallelText,
+    validation: ParallelText,
+    recipe: TranslationRecipe,
+    *,
+    out: Path,
+    resume: bool = False,
+    workers: int = 1,
+    progress: bool = True,
+) -> TrainedTranslator:
+    """Learn the vocabulary, build the model, train it.
+
+    Args:
+        train: pairs to learn from; the vocabulary is learnt from both sides.
+        validation: pairs to measure the loss on.
+        recipe: everything else.
+        out: directory of the run, made if it does not exist.
+        resume: continue the run in that directory, or start one. Default False.
+        workers: processes, at most `recipe.shards`; the result is the same with any number. Default 1.
+        progress: show a progress bar. Default True.
+
+    Raises:
+        ValueError: if the directory holds another run, or one of another recipe is to be resumed.
+        DivergedError: if loss or gradient is not finite.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _agree(out / "recipe.json", recipe, resume)
+    tokenizer = _tokenizer(out / "tokenizer.json", train, recipe)
+    torch.manual_seed(recipe.seed)
+    model = Translator(recipe.translator(tokenizer))
+    use_byte_dropout(model)
+    task = TranslationTask(model, tokenizer, train, validation, recipe)
+    settings = recipe.optimiser()
+    trainer = Trainer(
+        model,
+        task,
+        build_optimiser(model, settings),
+        build_schedule(settings, recipe.steps),
+        out=out,
+        config=recipe.trainer(workers=workers, progress=progress),
+    )
+    outcome = trainer.run(resume=resume)
+    return TrainedTranslator(model, tokenizer, trainer, outcome, task.batches(0).padding())
+
+
+_MAY_CHANGE = {"steps", "validate_every", "checkpoint_every", "keep"}
+"""Fields of a recipe that a resumed run may have otherwise: they do not change what a step does."""
+
+
+def _agree(path: Path, recipe: TranslationRecipe, resume: bool) -> None:
+    """Write the recipe, or hold it against the one of the run that is to be resumed."""
+    asked: dict[str, Any] = asdict(recipe)
+    if path.is_file() and resume:
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        before = {**asdict(TranslationRecipe()), **before}  # a field that is newer than the run had its default
+        free = _MAY_CHANGE if recipe.schedule != "cosine" else _MAY_CHANGE - {"steps"}
+        for name, value in asked.items():
+            if name not in free and before[name] != value:
+                raise ValueError(f"{name} is {value!r}, but the run in {path.parent} has {before[name]!r}")
+    elif path.is_file():
+        raise ValueError(f"{path.parent} holds another run; resume it, or choose another directory")
+    write_atomically(path, json.dumps(asked, indent=2).encode())
+
+
+def _tokenizer(path: Path, train: ParallelText, recipe: TranslationRecipe) -> TextTokenizer:
+    """The run's tokenizer: read if it was learnt already."""
+    if path.is_file():
+        return TextTokenizer.from_json(path)
+    tokenizer = TextTokenizer.train_bpe([*train.source, *train.target], recipe.vocab_size)
+    write_atomically(path, tokenizer.to_json().encode())
+    return tokenizer

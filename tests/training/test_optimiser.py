@@ -1,0 +1,46 @@
+"""Schedules, and an optimiser that decays matrices alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from regard.training import OptimiserConfig, build_optimiser, build_schedule
+
+
+def test_inverse_square_root_rises_and_falls() -> None:
+    rate = build_schedule(OptimiserConfig(peak_learning_rate=0.005, warmup=100), 1000)
+    rates = [rate(step) for step in range(1, 1001)]
+    assert max(rates) == rates[99] == pytest.approx(0.005)
+    assert rate(400) == pytest.approx(0.0025)
+    assert rate(50) == pytest.approx(0.0025)
+
+
+def test_cosine_ends_at_its_final_fraction() -> None:
+    config = OptimiserConfig(peak_learning_rate=1.0, warmup=10, schedule="cosine", final_fraction=0.1)
+    rate = build_schedule(config, 110)
+    assert rate(10) == pytest.approx(1.0) and rate(110) == pytest.approx(0.1) and rate(200) == pytest.approx(0.1)
+    assert rate(60) == pytest.approx(0.55)
+
+
+def test_only_matrices_decay() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
+    optimiser = build_optimiser(model, OptimiserConfig(weight_decay=0.5))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for group in optimiser.param_groups:
+        group["lr"] = 0.1
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    changed = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
+    assert changed == [True, False, False, False]
+
+
+def test_refuses() -> None:
+    with pytest.raises(ValueError, match="warmup is 0"):
+        build_schedule(OptimiserConfig(warmup=0), 10)
+    with pytest.raises(ValueError, match="steps is 10"):
+        build_schedule(OptimiserConfig(warmup=10, schedule="cosine"), 10)
+    with pytest.raises(ValueError, match="schedule is 'linear'"):
+        build_schedule(OptimiserConfig(schedule="linear"), 10)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="no parameter"):
+        build_optimiser(nn.Linear(2, 2).requires_grad_(False), OptimiserConfig())

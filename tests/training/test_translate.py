@@ -1,0 +1,94 @@
+"""A translator of four words learns to translate them, from text to the saved model; and it can be resumed."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from regard.models import load_model, save_model
+from regard.models.translator import Translator
+from regard.training.data import ParallelText
+from regard.training.finish import Choices, HeldOut, choose, decode, round_to_float16
+from regard.training.translate import TrainedTranslator, TranslationRecipe, train_translator
+
+WORDS = {"red": "rot", "blue": "blau", "dog": "Hund", "house": "Haus", "runs": "rennt", "old": "alt"}
+RECIPE = TranslationRecipe(
+    vocab_size=330,
+    d_model=32,
+    heads=2,
+    encoder_layers=1,
+    decoder_layers=1,
+    feed_forward=64,
+    dropout=0.05,
+    bpe_dropout=0.05,
+    batch_tokens=512,
+    steps=300,
+    warmup=40,
+    peak_learning_rate=0.01,
+    validate_every=40,
+    checkpoint_every=20,
+    keep=3,
+)
+
+
+def text(count: int) -> ParallelText:
+    """Sentences of three to five of the words, and their translations word by word."""
+    draw = torch.Generator().manual_seed(count)
+    names = list(WORDS)
+    chosen = [
+        torch.randint(len(names), (int(n),), generator=draw) for n in torch.randint(3, 6, (count,), generator=draw)
+    ]
+    source = [[names[i] for i in row.tolist()] for row in chosen]
+    return ParallelText([" ".join(s) for s in source], [" ".join(WORDS[w] for w in s) for s in source], 0)
+
+
+def losses(out: Path) -> list[tuple[int, float]]:
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(record["step"], record["loss"]) for record in records if "loss" in record]
+
+
+def train(out: Path, recipe: TranslationRecipe, **settings: bool | int) -> TrainedTranslator:
+    return train_translator(text(300), text(20), recipe, out=out, progress=False, **settings)
+
+
+def test_from_text_to_a_saved_model(tmp_path: Path) -> None:
+    trained = train(tmp_path, RECIPE)
+    assert trained.outcome.finished and 0 <= trained.padding < 0.5
+    assert trained.outcome.progress.scores["loss"] < 0.3
+    test = text(20)
+    held_out = HeldOut(test.source, test.target, [line.lower() for line in test.target])
+    choices = Choices(averages=(1, 3, 50), alphas=(0.5, 1.0), beams=3)
+    finished = choose(trained.model, trained.tokenizer, trained.trainer.checkpoints, held_out, choices)
+    assert finished.validation["lc-tok"].score > 90
+    assert finished.averaged in (1, 3, 4)  # never more than there are: the last three, and the best besides
+    round_to_float16(trained.model)
+    place = save_model(
+        tmp_path / "model", trained.model, trained.tokenizer, card="# A model", licence="Free", dtype=torch.float16
+    )
+    assert (place / "LICENSE").read_text() == "Free"
+    saved = load_model(place)
+    assert isinstance(saved.model, Translator)
+    for name, parameter in trained.model.named_parameters():  # what was measured is what is shipped
+        assert torch.equal(saved.model.get_parameter(name), parameter)
+    before = decode(trained.model, trained.tokenizer, test.source, finished.decoding, batch_tokens=64)
+    assert decode(saved.model, saved.tokenizer, test.source, finished.decoding, batch_tokens=64) == before
+
+
+def test_resumes_with_r_drop_from_an_epoch_on(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=24, checkpoint_every=5, r_drop=2.0, r_drop_epoch=1, norm_first=False)
+    train(tmp_path / "whole", recipe)
+    train(tmp_path / "parts", dataclasses.replace(recipe, steps=13))
+    train(tmp_path / "parts", recipe, resume=True, workers=2)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    with pytest.raises(ValueError, match=r"dropout is 0\.5, but the run in .* has 0\.05"):
+        train(tmp_path / "parts", dataclasses.replace(recipe, dropout=0.5), resume=True)
+    with pytest.raises(ValueError, match="holds another run"):
+        train(tmp_path / "parts", recipe)
+
+
+def test_without_tokenised_references_raw_bleu_chooses() -> None:
+    held_out = HeldOut(["a b c d"], ["a b c d"])
+    assert held_out.choose_by(["a b c d"]) == pytest.approx(100)
+    assert set(held_out.evaluate(["a b c d"])) == {"raw"}
