@@ -72,7 +72,7 @@ def decode(call: Call, ends: list[int], slot: Slot, rule_at: Any, backend: str) 
     return torch.cat(parts, 2)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(sequence=sequences())
 def test_cached_decoding_in_any_chunking_equals_the_uncached_pass(
     backend: str, sequence: tuple[Call, list[int]]
@@ -87,7 +87,7 @@ def test_cached_decoding_in_any_chunking_equals_the_uncached_pass(
     assert_near(cached, uncached.double(), tolerance, "cached against uncached")
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(sequence=sequences(), window=st.integers(1, 12))
 def test_a_ring_cache_in_any_chunking_equals_the_windowed_pass(
     backend: str, sequence: tuple[Call, list[int]], window: int
@@ -99,7 +99,7 @@ def test_a_ring_cache_in_any_chunking_equals_the_windowed_pass(
     assert_near(cached, whole.answer().output, whole.output_tolerance(whole.answer()), "cached")
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(sequence=sequences(), left=st.lists(st.integers(0, 39), min_size=2, max_size=2))
 def test_cached_decoding_of_a_left_padded_batch_equals_the_uncached_pass(
     backend: str, sequence: tuple[Call, list[int]], left: list[int]
@@ -116,7 +116,7 @@ def test_cached_decoding_of_a_left_padded_batch_equals_the_uncached_pass(
     assert_near(cached, whole.answer().output, whole.output_tolerance(whole.answer()), "cached")
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(sequence=sequences())
 def test_rotated_keys_in_a_cache_equal_the_uncached_pass(backend: str, sequence: tuple[Call, list[int]]) -> None:
     call, ends = sequence
@@ -170,7 +170,7 @@ def three_ways(lengths: list[int], dtype: torch.dtype, seed: int) -> dict[str, t
     }
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     lengths=st.lists(st.integers(1, 20), min_size=1, max_size=4),
     dtype=st.sampled_from([torch.float32, torch.float16]),

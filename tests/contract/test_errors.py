@@ -55,9 +55,9 @@ CALLS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("bias dtype", {"bias": torch.ones(9, 11, dtype=torch.bool)}, ["bias", "bool", "Dense"]),
     ("bias kind", {"bias": 1.0}, ["bias", "float"]),
     ("alibi heads", {"bias": ALiBi(torch.ones(3))}, ["3", "4"]),
-    ("alibi shape", {"bias": ALiBi(torch.ones(1, 4))}, ["slopes", "(1, 4)"]),
+    ("alibi shape", {"bias": lambda: ALiBi(torch.ones(1, 4))}, ["slopes", "(1, 4)"]),
     ("relative heads", {"bias": RelativeBias(torch.ones(32, 2), LogBuckets())}, ["2", "4"]),
-    ("relative shape", {"bias": RelativeBias(torch.ones(32), LogBuckets())}, ["table", "(32,)"]),
+    ("relative shape", {"bias": lambda: RelativeBias(torch.ones(32), LogBuckets())}, ["table", "(32,)"]),
     ("start shape", {"start": torch.tensor([1, 2, 3])}, ["start", "(3,)", "(2,)"]),
     ("start scalar tensor", {"start": torch.tensor([[1], [2]])}, ["start", "(2, 1)"]),
     ("start dtype", {"start": torch.tensor([1.0, 2.0])}, ["start", "float32"]),
@@ -81,8 +81,9 @@ def test_a_call_that_makes_no_sense_is_refused_by_name_and_value(
     changes: dict[str, Any], words: list[str], observed: bool
 ) -> None:
     call = fixed()
-    given = {"query": call.query, "key": call.key, "value": call.value, **changes}
+    given = {"query": call.query, "key": call.key, "value": call.value}
     with pytest.raises((ValueError, TypeError)) as caught:
+        given |= {name: change() if callable(change) else change for name, change in changes.items()}
         regard.attend_observed(**given, watch=Watch()) if observed else regard.attend(**given)
     message = str(caught.value)
     assert "\n" not in message

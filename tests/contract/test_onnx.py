@@ -40,7 +40,9 @@ def by_operator(cases: list[Any]) -> dict[str, dict[str, Any]]:
 def every_case() -> dict[str, dict[str, Any]]:
     """All cases of the four operators, from their own modules alone: the whole suite takes ten seconds to make."""
     state = np.random.get_state()
-    np.random.seed(0)  # the suite draws some of its inputs from the global state
+    # Some cases draw their inputs from the global state. The seed matters: in float16 the suite rounds its own answers
+    # at every step, so that even the exact answer, rounded once, misses the tolerance in one draw of eight.
+    np.random.seed(0)
     try:
         for op in COUNTS:
             import_module(f"{suite.__name__}.{op.lower()}")
@@ -141,6 +143,7 @@ def attention(case: Case, backend: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:onnx")
 def test_every_case_of_the_suite_is_here() -> None:
     whole = by_operator(suite.collect_testcases(None))
     assert {op: len(cases) for op, cases in whole.items()} == COUNTS

@@ -15,7 +15,7 @@ from tests.contract.backends import FIELDS, attend, attend_observed, with_gradie
 from tests.contract.cases import DTYPES, Call, assert_near, calls, fixed
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(call=calls(dtypes=DTYPES))
 def test_a_second_call_and_another_thread_give_the_same_bits(backend: str, call: Call) -> None:
     first = attend(call, backend)

@@ -64,7 +64,7 @@ def test_rows_that_see_nothing_count_in_no_role():
 
 def test_cross_attention_has_a_diagonal_of_its_own():
     weights = _onehot([round(i * 5 / (N - 1)) for i in range(N)], 6)
-    assert roles_of([weights], (N, 6), "cross")[0].name == "same"
+    assert roles_of([weights], (N, 6), "cross")[0].name == "diagonal"
     assert "previous" not in role_scores([weights], (N, 6), "cross")
 
 

@@ -33,14 +33,13 @@ def attend(request: Request) -> Tensor:
         return _attend_by_strips(request, None)
     if request.bias is None and (request.mask is None or _is_square_causal(request)):
         return _sdpa(request.query, request.key, request.value, request.scale, None, request.mask is not None)
-    view = strips.sight(request)
-    key, value = strips.hide_unseen(request.key, view.seen), strips.hide_unseen(request.value, view.seen)
+    call, view = strips.prepared(request)
 
     def step(strip: Strip) -> Tensor:
-        return _sdpa_strip(request, view, strip, key, value)
+        return _sdpa_strip(call, view, strip)
 
     rows = request.frame.rows(slice(None))
-    return _assemble(request, list(strips.walk(request, view, rows, copies=1, most=_BLOCK)), step)
+    return _assemble(call, list(strips.walk(call, view, rows, copies=1, most=_BLOCK)), step)
 
 
 def attend_observed(request: Request, watch: Watch) -> tuple[Tensor, Observation]:
@@ -49,10 +48,9 @@ def attend_observed(request: Request, watch: Watch) -> tuple[Tensor, Observation
     if watch.rows is None:
         return _attend_by_strips(request, collector), collector.observation()
     with torch.no_grad():
-        view = strips.sight(request)
-        key = strips.hide_unseen(request.key, view.seen)
-        for strip in strips.walk(request, view, collector.rows, copies=4):
-            s = _scores(request, strip, key)
+        call, view = strips.prepared(request)
+        for strip in strips.walk(call, view, collector.rows, copies=4):
+            s = strips.scores(call, strip)
             collector.add(strip, s, strips.softmax(s, request.sink_logits))
     return attend(request), collector.observation()
 
@@ -75,34 +73,28 @@ def _is_square_causal(request: Request) -> bool:
 
 
 def _attend_by_strips(request: Request, collector: Collector | None) -> Tensor:
-    view = strips.sight(request)
-    key, value = strips.hide_unseen(request.key, view.seen), strips.hide_unseen(request.value, view.seen)
+    call, view = strips.prepared(request)
     collected: set[int] = set()
 
     def step(strip: Strip) -> Tensor:
-        s = _scores(request, strip, key)
+        s = strips.scores(call, strip)
         seen = strips.softmax(s, request.sink_logits)
         if collector is not None and id(strip) not in collected:  # a recomputed strip has been seen already
             collected.add(id(strip))
             collector.add(strip, s, seen)
         weights = F.dropout(seen.weights, request.dropout) if request.dropout else seen.weights
-        part = value[strip.batch, :, strip.keys.start : strip.keys.stop]
+        part = call.value[strip.batch, :, strip.keys.start : strip.keys.stop]
         return strips.mix(weights, part.to(weights.dtype)).to(request.query.dtype)
 
     rows = request.frame.rows(slice(None))
-    return _assemble(request, list(strips.walk(request, view, rows, copies=4)), step)
-
-
-def _scores(request: Request, strip: Strip, key: Tensor) -> Tensor:
-    query = request.query[strip.batch].index_select(2, strip.rows)
-    return strips.scores(request, strip, query, key[strip.batch, :, strip.keys.start : strip.keys.stop])
+    return _assemble(call, list(strips.walk(call, view, rows, copies=4)), step)
 
 
 def _assemble(request: Request, walked: list[Strip], step: Callable[[Strip], Tensor]) -> Tensor:
     """The outputs (b, Hq, r, Dv) of all strips, put together to (B, Hq, Lq, Dv)."""
     if len(walked) == 1:
         return step(walked[0])
-    if request.needs_grad():
+    if walked and request.needs_grad():
         parts = [checkpoint(step, strip, use_reentrant=False) for strip in walked]
         by_entry: dict[int, list[Tensor]] = {}
         for strip, part in zip(walked, parts, strict=True):
@@ -114,12 +106,13 @@ def _assemble(request: Request, walked: list[Strip], step: Callable[[Strip], Ten
     return out
 
 
-def _sdpa_strip(request: Request, view: Sight, strip: Strip, key: Tensor, value: Tensor) -> Tensor:
+def _sdpa_strip(request: Request, view: Sight, strip: Strip) -> Tensor:
     """One block of rows by SDPA, with its tile of mask and bias."""
     keys = slice(strip.keys.start, strip.keys.stop)
     query = request.query[strip.batch, :, strip.at]
     tile, blind = _mask_tile(request, view, strip)
-    out = _sdpa(query, key[strip.batch, :, keys], value[strip.batch, :, keys], request.scale, tile, False)
+    key, value = request.key[strip.batch, :, keys], request.value[strip.batch, :, keys]
+    out = _sdpa(query, key, value, request.scale, tile, False)
     return out if blind is None else out.masked_fill(blind, 0)
 
 

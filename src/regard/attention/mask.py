@@ -226,6 +226,7 @@ class Documents(Mask):
         B = max(lengths.shape[0], key_lengths.shape[0], i.shape[0])
         ends = lengths.cumsum(-1).expand(B, -1).contiguous()
         document = torch.searchsorted(ends, i.expand(B, -1).contiguous(), right=True)  # (B, R); n: past the last
+        document = document.masked_fill(i < 0, ends.shape[1])
         nothing = key_lengths.new_zeros(B, 1)
         key_lengths = torch.cat((key_lengths.expand(B, -1), nothing), -1)
         stop = key_lengths.cumsum(-1).gather(-1, document)
@@ -235,6 +236,8 @@ class Documents(Mask):
         for name, lengths in (("lengths", self.lengths), ("key_lengths", self.key_lengths)):
             if lengths is not None and lengths.dim() == 2 and lengths.shape[0] not in (1, B):
                 raise ValueError(f"Documents {name} has {lengths.shape[0]} batch entries; the query has {B}")
+            if lengths is not None and _readable(lengths) and int(lengths.min()) < 0:
+                raise ValueError(f"Documents {name} has a length of {int(lengths.min())}; lengths are at least 0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,11 +325,15 @@ def _lengths(name: str, lengths: Tensor | Sequence[int], dimensions: tuple[int, 
 def _check_lengths(name: str, lengths: Tensor, B: int, L: int, what: str) -> None:
     if lengths.shape != (B,):
         raise ValueError(f"{name} has shape {tuple(lengths.shape)}; the batch asks for ({B},)")
-    # Reading values back from an accelerator, or while compiling, costs more than the check is worth.
-    if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and B:
+    if _readable(lengths):
         low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > L:
             raise ValueError(f"{name} goes from {low} to {high}; there are {L} {what}")
+
+
+def _readable(lengths: Tensor) -> bool:
+    """Whether values may be checked: from an accelerator, or while compiling, that costs more than it is worth."""
+    return lengths.device.type == "cpu" and not torch.compiler.is_compiling() and lengths.numel() > 0
 
 
 def register_pytree(*types: type) -> None:

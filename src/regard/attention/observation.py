@@ -109,7 +109,7 @@ class Observation:
     def pull(self, v: Tensor) -> Tensor:
         """P v: each row's weighted mean of v. From (B|1, Hq|1, Lk) to (B, Hq, Lq), or with columns (…, d)."""
         request = self._request("pull")
-        columns = self._columns("v", v, request.Lk)  # (B|1, Hq|1, Lk, d)
+        columns = self._columns("v", v, request, request.Lk)  # (B|1, Hq|1, Lk, d)
         out = columns.new_zeros(request.B, request.Hq, request.Lq, columns.shape[-1])
         for strip, w in self._strips(request):
             part = strips.entries(columns, strip.batch)[:, :, strip.keys.start : strip.keys.stop]
@@ -119,7 +119,7 @@ class Observation:
     def push(self, r: Tensor) -> Tensor:
         """rᵀ P: what the keys get when row i gives r_i. From (B|1, Hq|1, Lq) to (B, Hq, Lk), or with columns (…, d)."""
         request = self._request("push")
-        columns = self._columns("r", r, request.Lq)  # (B|1, Hq|1, Lq, d)
+        columns = self._columns("r", r, request, request.Lq)  # (B|1, Hq|1, Lq, d)
         out = columns.new_zeros(request.B, request.Hq, request.Lk, columns.shape[-1])
         for strip, w in self._strips(request):
             part = strips.entries(columns, strip.batch)[:, :, strip.at]
@@ -140,9 +140,9 @@ class Observation:
         shape = (request.B, request.Hq, request.Lq, request.value.shape[3])
         if grad_output.shape != shape:
             raise ValueError(f"grad_output has shape {tuple(grad_output.shape)}; this call's output has {shape}")
-        columns = self._columns("r", r, request.Lq)
+        columns = self._columns("r", r, request, request.Lq)
         out = columns.new_zeros(request.B, request.Hq, request.Lk, columns.shape[-1])
-        value = strips.hide_unseen(request.value, strips.sight(request).seen)
+        value = strips.prepared(request)[0].value
         for strip, w in self._strips(request):
             keys = slice(strip.keys.start, strip.keys.stop)
             grad = grad_output[strip.batch, :, strip.at].to(w.dtype)
@@ -157,22 +157,23 @@ class Observation:
         return self.kept
 
     @staticmethod
-    def _columns(name: str, tensor: Tensor, L: int) -> Tensor:
+    def _columns(name: str, tensor: Tensor, request: Request, L: int) -> Tensor:
+        B, Hq = request.B, request.Hq
         columns = tensor if tensor.dim() == 4 else tensor.reshape((1,) * (3 - tensor.dim()) + (*tensor.shape, 1))
-        if columns.dim() != 4 or columns.shape[2] != L:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it may be (B, Hq, {L}) or (B, Hq, {L}, d)")
+        fits = columns.dim() == 4 and columns.shape[0] in (1, B) and columns.shape[1] in (1, Hq)
+        if not fits or columns.shape[2] != L:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}; it may be ({B}, {Hq}, {L}) or ({B}, {Hq}, {L}, d)"
+            )
         return columns.to(torch.float32)
 
     @staticmethod
     def _strips(request: Request, rows: Tensor | None = None) -> Iterator[tuple[Strip, Tensor]]:
         """The strips of a call with their weights (b, Hq, r, n)."""
-        view = strips.sight(request)
-        key = strips.hide_unseen(request.key, view.seen)
-        numbers = request.frame.rows(slice(None)) if rows is None else rows
-        for strip in strips.walk(request, view, numbers, copies=4):
-            query = request.query[strip.batch].index_select(2, strip.rows)
-            s = strips.scores(request, strip, query, key[strip.batch, :, strip.keys.start : strip.keys.stop])
-            yield strip, strips.softmax(s, request.sink_logits).weights
+        call, view = strips.prepared(request)
+        numbers = call.frame.rows(slice(None)) if rows is None else rows
+        for strip in strips.walk(call, view, numbers, copies=4):
+            yield strip, strips.softmax(strips.scores(call, strip), call.sink_logits).weights
 
 
 class Collector:

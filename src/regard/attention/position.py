@@ -249,6 +249,10 @@ class ALiBi:
 
     slopes: Tensor
 
+    def __post_init__(self) -> None:
+        if self.slopes.dim() != 1:
+            raise ValueError(f"ALiBi slopes has shape {tuple(self.slopes.shape)}; it must be (H,)")
+
     @staticmethod
     def standard(heads: int) -> ALiBi:
         """The slopes of the paper: 2^(-8h/H) for a power of two, interleaved with the next power's otherwise."""
@@ -310,6 +314,10 @@ class RelativeBias:
 
     table: Tensor
     buckets: Callable[[Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        if self.table.dim() != 2:
+            raise ValueError(f"RelativeBias table has shape {tuple(self.table.shape)}; it must be (buckets, H)")
 
     @property
     def heads(self) -> int:

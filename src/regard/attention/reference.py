@@ -63,7 +63,7 @@ def _matrices(request: Request) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype, groups = request.compute_dtype, request.Hq // request.Hkv
     rows, keys = request.frame.rows(slice(None)), range(request.Lk)
     key = _visible(request, request.key).to(dtype).repeat_interleave(groups, 1)
-    raw = request.scale * (request.query.to(dtype) @ key.transpose(-1, -2))
+    raw = request.scale * (_seeing(request).to(dtype) @ key.transpose(-1, -2))
     capped = raw if request.softcap is None else request.softcap * torch.tanh(raw / request.softcap)
     bias = request.bias_tile(rows, keys)
     s = capped if bias is None else capped + bias.to(dtype)
@@ -87,6 +87,14 @@ def _logsumexp(request: Request, s: Tensor) -> Tensor:
 def _output(request: Request, weights: Tensor) -> Tensor:
     value = _visible(request, request.value).to(weights.dtype)
     return (weights @ value.repeat_interleave(request.Hq // request.Hkv, 1)).to(request.query.dtype)
+
+
+def _seeing(request: Request) -> Tensor:
+    """Queries (B, Hq, Lq, D), zero where a row sees no key."""
+    if request.mask is None:
+        return request.query
+    tile = request.mask.tile(request.frame, request.frame.rows(slice(None)), range(request.Lk))
+    return torch.where(tile.any(-1, keepdim=True), request.query, 0)
 
 
 def _visible(request: Request, tensor: Tensor) -> Tensor:

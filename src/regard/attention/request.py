@@ -114,16 +114,15 @@ def checked(
             )
         mask.check(B, Hq, Lq, Lk)
     _check_bias(bias, (B, Hq, Lq, Lk))
-    if isinstance(start, Tensor) and (start.shape != (B,) or start.is_floating_point()):
-        raise ValueError(
-            f"start has shape {tuple(start.shape)} and dtype {start.dtype}; it may be an integer or integers ({B},)"
-        )
+    _check_start(start, B)
     if scale is None:
         scale = 1.0 / math.sqrt(D) if D else 1.0
     elif not math.isfinite(scale):
         raise ValueError(f"scale is {scale}; it must be finite")
     if softcap is not None and not (softcap > 0 and math.isfinite(softcap)):
         raise ValueError(f"softcap is {softcap}; it may be None or a positive number")
+    if sink_logits is not None and not isinstance(sink_logits, Tensor):
+        raise TypeError(f"sink_logits is a {type(sink_logits).__name__}; it may be None or a tensor ({Hq},)")
     if sink_logits is not None and sink_logits.shape != (Hq,):
         raise ValueError(f"sink_logits has shape {tuple(sink_logits.shape)}; one logit a query head is ({Hq},)")
     if not 0.0 <= dropout < 1.0:
@@ -157,6 +156,16 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
     Hq, Hkv = query.shape[1], key.shape[1]
     if Hkv == 0 or Hq % Hkv:
         raise ValueError(f"{Hq} query heads are not a multiple of {Hkv} key/value heads")
+
+
+def _check_start(start: int | Tensor, B: int) -> None:
+    if isinstance(start, Tensor):
+        if start.shape != (B,) or start.is_floating_point():
+            raise ValueError(
+                f"start has shape {tuple(start.shape)} and dtype {start.dtype}; it may be an integer or integers ({B},)"
+            )
+    elif not isinstance(start, int | torch.SymInt):
+        raise TypeError(f"start is {start!r}; it may be an integer or integers ({B},)")
 
 
 def _check_bias(bias: Bias | None, shape: tuple[int, int, int, int]) -> None:

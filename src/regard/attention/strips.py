@@ -10,11 +10,12 @@ strip gives is exact, whatever the mask, bias, softcap or sink.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from regard.attention.mask import Mask
 from regard.attention.request import Request
 
 BUDGET = 16 * 2**20
@@ -36,32 +37,35 @@ class Strip:
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """What a call's mask says, prepared once for all its strips.
+    """What a call's mask says, prepared once for all its strips: the keys of each row are [first, stop).
 
-    `seen` marks the keys that some row sees, (B|1, H|1, Lk), or None where it is all of them; the others may hold NaN.
+    Both are (B|1, Lq), or None where the mask has no ranges, or there is no mask.
     """
 
-    first: Tensor | None  # (B|1, Lq): the keys of each row are [first, stop) …
+    first: Tensor | None
     stop: Tensor | None
-    seen: Tensor | None
 
 
-def sight(request: Request) -> Sight:
-    """Lowers the mask of a call: key ranges where it has them, and which keys any row sees."""
+def prepared(request: Request) -> tuple[Request, Sight]:
+    """Lowers the mask of a call, and puts zeros where nothing is looked at.
+
+    Queries of rows that see no key, and keys and values that no row sees, may hold NaN: padding, a cache not yet
+    filled. As zeros they reach neither outputs nor gradients.
+    """
     mask, frame = request.mask, request.frame
     if mask is None:
-        return Sight(None, None, None)
+        return request, Sight(None, None)
     rows = frame.rows(range(frame.Lq))
     ranges = mask.ranges(frame, rows)
     if ranges is not None:
-        seen = _covered(ranges[0], ranges[1], frame.Lk)[:, None]  # (B|1, 1, Lk)
+        first, stop = ranges
+        sees, seen = (stop > first)[:, None], _covered(first, stop, frame.Lk)[:, None]  # (B|1, 1, Lq), (B|1, 1, Lk)
     else:
-        seen = torch.zeros(1, 1, frame.Lk, dtype=torch.bool, device=frame.device)
-        for block in rows.split(_rows_in(BUDGET, request.B * request.Hq * frame.Lk)):
-            seen = seen | mask.tile(frame, block, range(frame.Lk)).any(-2)
-    if not torch.compiler.is_compiling() and bool(seen.all()):
-        seen = None
-    return Sight(*(ranges or (None, None)), seen)
+        first = stop = None
+        sees, seen = _dense_sight(request, mask)
+    query = _hide(request.query, sees)
+    key, value = _hide(request.key, seen), _hide(request.value, seen)
+    return replace(request, query=query, key=key, value=value), Sight(first, stop)
 
 
 def _covered(first: Tensor, stop: Tensor, Lk: int) -> Tensor:
@@ -72,13 +76,25 @@ def _covered(first: Tensor, stop: Tensor, Lk: int) -> Tensor:
     return change.cumsum(-1)[:, :Lk] > 0
 
 
-def hide_unseen(tensor: Tensor, seen: Tensor | None) -> Tensor:
-    """Keys or values (B, Hkv, Lk, D) with zeros where no row looks, so that NaN there reaches nothing."""
-    if seen is None:
+def _dense_sight(request: Request, mask: Mask) -> tuple[Tensor, Tensor]:
+    """Which rows see a key, (B|1, H|1, Lq|1), and which keys are seen, (B|1, H|1, Lk|1), of a mask without ranges."""
+    frame = request.frame
+    sees: list[Tensor] = []
+    seen = torch.zeros(1, 1, 1, dtype=torch.bool, device=frame.device)
+    for rows in frame.rows(range(frame.Lq)).split(_rows_in(BUDGET, request.B * request.Hq * frame.Lk)):
+        tile = mask.tile(frame, rows, range(frame.Lk))  # (B|1, H|1, r|1, Lk|1)
+        sees.append(tile.any(-1).expand(-1, -1, rows.shape[0]))
+        seen = seen | tile.any(-2)
+    return torch.cat(sees, -1), seen
+
+
+def _hide(tensor: Tensor, shown: Tensor) -> Tensor:
+    """Queries, keys or values (B, H, L, D) with zeros where `shown` (B|1, H|1, L|1) is not."""
+    if not torch.compiler.is_compiling() and bool(shown.all()):
         return tensor
-    if seen.shape[1] not in (1, tensor.shape[1]):  # a Dense mask that differs between the heads of one group
-        seen = seen.unflatten(1, (tensor.shape[1], -1)).any(2)
-    return tensor.masked_fill(~seen[..., None], 0)
+    if shown.shape[1] not in (1, tensor.shape[1]):  # a mask that differs between the heads of one group
+        shown = shown.unflatten(1, (tensor.shape[1], -1)).any(2)
+    return tensor.masked_fill(~shown[..., None], 0)
 
 
 def _rows_in(budget: int, bytes_a_row: int) -> int:
@@ -97,7 +113,7 @@ def walk(request: Request, view: Sight, rows: Tensor, copies: int, most: int = 1
     """
     bytes_a_row = copies * request.compute_dtype.itemsize * request.Hq * max(1, request.Lk)
     # Few rows make thin products: where even 32 rows of the whole batch do not fit, the batch is divided first.
-    entries = min(request.B, _rows_in(BUDGET, bytes_a_row * min(32, max(1, rows.shape[0]))))
+    entries = min(max(1, request.B), _rows_in(BUDGET, bytes_a_row * min(32, max(1, rows.shape[0]))))
     step = min(most, _rows_in(BUDGET, bytes_a_row * entries))
     for b in range(0, request.B, entries):
         batch = slice(b, min(b + entries, request.B))
@@ -143,16 +159,11 @@ def mix(weights: Tensor, value: Tensor) -> Tensor:
     return (weights.reshape(b, Hkv, -1, n) @ value).view(b, Hq, r, Dv)
 
 
-def scores(request: Request, strip: Strip, query: Tensor, key: Tensor) -> Tensor:
-    """The scores of a strip, (b, Hq, r, n) in the compute dtype; NEVER where a key may not be seen.
-
-    Args:
-        request: the call, for scale, softcap, bias and mask.
-        strip: which part of it.
-        query: the strip's queries (b, Hq, r, D).
-        key: the strip's keys (b, Hkv, n, D), with nothing but finite numbers.
-    """
+def scores(request: Request, strip: Strip) -> Tensor:
+    """The scores of a strip of a prepared call, (b, Hq, r, n) in the compute dtype; NEVER where a key is not seen."""
     dtype = request.compute_dtype
+    query = request.query[strip.batch].index_select(2, strip.rows)
+    key = request.key[strip.batch, :, strip.keys.start : strip.keys.stop]
     s = products(query.to(dtype) * request.scale, key.to(dtype))
     if request.softcap is not None:
         s = torch.tanh(s / request.softcap) * request.softcap

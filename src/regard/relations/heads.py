@@ -22,7 +22,8 @@ BROAD = 0.7
 
 HEAD_ROLES: dict[str, str] = {
     "previous": "mean weight on the element just before the one that looks",
-    "same": "mean weight on the very element that looks (in cross-attention: at the same share of the way through)",
+    "same": "mean weight on the very element that looks",
+    "diagonal": "in cross-attention: mean weight on the key that stands at the same share of the way through",
     "next": "mean weight on the element just after the one that looks",
     "first": "mean weight on the first element",
     "last": "mean weight on the last element, often the end mark",
@@ -101,14 +102,11 @@ def _masks(
     """For each specific role and "local" the keys that count, (r, Lk) boolean."""
     Lq, Lk = shape
     i, j = rows[:, None], torch.arange(Lk)[None]
-    diagonal = i if kind == "self" else (i * (Lk - 1) / max(Lq - 1, 1)).round()
-    masks = {
-        "same": j == diagonal,
-        "first": (j == 0).expand(len(rows), -1),
-        "last": (j == Lk - 1).expand(len(rows), -1),
-    }
-    if kind == "self":
-        masks |= {"previous": j == i - 1, "next": j == i + 1, "local": (j - i).abs() <= 2}
+    masks = {"first": (j == 0).expand(len(rows), -1), "last": (j == Lk - 1).expand(len(rows), -1)}
+    if kind == "cross":
+        masks["diagonal"] = j == (i * (Lk - 1) / max(Lq - 1, 1)).round()
+    else:
+        masks |= {"previous": j == i - 1, "same": j == i, "next": j == i + 1, "local": (j - i).abs() <= 2}
         if numbers is not None:
             masks["repeat"] = (numbers[0][rows, None] == numbers[1][None]) & (i != j)
     return masks
