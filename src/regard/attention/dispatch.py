@@ -45,6 +45,7 @@ BACKENDS: dict[str, Backend] = {
 """Every backend, in the order in which `auto` asks them."""
 
 Observer = Callable[[Request, str], Tensor]
+_ever_observed = False  # torch.compile cannot trace a context variable; before the first observer it need not
 _observer: ContextVar[Observer | None] = ContextVar("regard_observer", default=None)
 
 
@@ -103,7 +104,7 @@ def attend(
         sink_logits=sink_logits,
         dropout=dropout,
     )
-    observer = _observer.get()
+    observer = _observer.get() if _ever_observed else None
     if observer is not None:
         return observer(request, backend)
     return choose(request, backend).attend(request)
@@ -198,5 +199,7 @@ def observing(observer: Observer | None) -> Callable[[], None]:
     Returns:
         A function that restores what was before.
     """
+    global _ever_observed
+    _ever_observed = True
     before = _observer.set(observer)
     return lambda: _observer.reset(before)

@@ -39,9 +39,11 @@ def attend(request: Request) -> Tensor:
         return _sdpa_strip(call, view, strip)
 
     rows = request.frame.rows(slice(None))
-    return _assemble(call, list(strips.walk(call, view, rows, copies=1, most=_BLOCK)), step)
+    heads = 1 if request.bias is None and view.first is not None else request.Hq  # of the tiles of mask and bias
+    return _assemble(call, list(strips.walk(call, view, rows, copies=1, heads=heads, most=_BLOCK)), step)
 
 
+@strips.in_full_precision
 def attend_observed(request: Request, watch: Watch) -> tuple[Tensor, Observation]:
     """The output of `attend`, and what each row saw."""
     collector = Collector(request, watch)
@@ -69,9 +71,11 @@ def _by_strips(request: Request) -> bool:
 
 def _is_square_causal(request: Request) -> bool:
     square = isinstance(request.start, int) and request.start == 0 and request.Lq == request.Lk
-    return isinstance(request.mask, Causal) and square
+    # The CPU kernel fills in -inf before it multiplies by the scale: a scale of 0 or less would turn it around.
+    return isinstance(request.mask, Causal) and square and request.scale > 0
 
 
+@strips.in_full_precision
 def _attend_by_strips(request: Request, collector: Collector | None) -> Tensor:
     call, view = strips.prepared(request)
     collected: set[int] = set()
@@ -155,6 +159,8 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, scale: float, tile: Tensor 
     if dtype == torch.float16 and query.device.type == "cpu":
         # The CPU kernel rounds its weights to float16 before it mixes the values.
         query, key, value = query.float(), key.float(), value.float()
+    # Where the last dimension is not contiguous, PyTorch forms the whole matrix.
+    query, key, value = (t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value))
     grouped = query.shape[1] != key.shape[1]
     out = F.scaled_dot_product_attention(
         query, key, value, attn_mask=tile, is_causal=causal, scale=scale, enable_gqa=grouped

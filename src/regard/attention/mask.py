@@ -31,6 +31,9 @@ class Mask:
     from_zero: bool = False
     """Whether each row's interval, where it is not empty, begins at key 0: unions of such masks stay exact."""
 
+    relative: bool = False
+    """Whether only the distance between query and key counts, so that both may be counted from anywhere."""
+
     def key_ranges(self, Lq: int, Lk: int, start: int | Tensor = 0) -> Ranges | None:
         """The keys [first, stop) that each row sees, two int64 tensors (B|1, Lq), or None where that is not exact."""
         frame = Frame(Lq, Lk, start)
@@ -83,6 +86,7 @@ class Causal(Mask):
     """A query at position i sees key j when j <= i."""
 
     from_zero = True
+    relative = True
 
     def ranges(self, frame: Frame, rows: Tensor) -> Ranges:
         i = frame.positions(rows)
@@ -103,6 +107,7 @@ class Window(Mask):
 
     left: int | None = None
     right: int | None = None
+    relative = True
 
     def __post_init__(self) -> None:
         for name, side in (("left", self.left), ("right", self.right)):
@@ -252,6 +257,7 @@ class Dense(Mask):
     """
 
     allowed: Tensor
+    relative = True  # it is made for the rows and keys of one call
 
     def __post_init__(self) -> None:
         if self.allowed.dtype != torch.bool:
@@ -274,6 +280,10 @@ class _Pair(Mask):
     @property
     def from_zero(self) -> bool:  # type: ignore[override]
         return self.a.from_zero and self.b.from_zero
+
+    @property
+    def relative(self) -> bool:  # type: ignore[override]
+        return self.a.relative and self.b.relative
 
     def check(self, B: int, H: int, Lq: int, Lk: int) -> None:
         self.a.check(B, H, Lq, Lk)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 from regard.attention import strips
@@ -88,6 +90,7 @@ class Observation:
     rows: Tensor | None = None  # (R,) the rows watched; None: all
     kept: Request | None = None
 
+    @strips.in_full_precision
     def weights(self, rows: Tensor | range | slice | None = None, heads: Tensor | list[int] | None = None) -> Tensor:
         """Exact attention weights (B, H, R, Lk), 0 where a key may not be seen.
 
@@ -106,6 +109,7 @@ class Observation:
             out[strip.batch, :, strip.at, strip.keys.start : strip.keys.stop] = w[:, chosen].float()
         return out
 
+    @strips.in_full_precision
     def pull(self, v: Tensor) -> Tensor:
         """P v: each row's weighted mean of v. From (B|1, Hq|1, Lk) to (B, Hq, Lq), or with columns (…, d)."""
         request = self._request("pull")
@@ -116,6 +120,7 @@ class Observation:
             out[strip.batch, :, strip.at] = w @ part.to(w.dtype)
         return out if v.dim() == 4 else out[..., 0]
 
+    @strips.in_full_precision
     def push(self, r: Tensor) -> Tensor:
         """rᵀ P: what the keys get when row i gives r_i. From (B|1, Hq|1, Lq) to (B, Hq, Lk), or with columns (…, d)."""
         request = self._request("push")
@@ -126,6 +131,7 @@ class Observation:
             out[strip.batch, :, strip.keys.start : strip.keys.stop] += w.transpose(-1, -2) @ part.to(w.dtype)
         return out if r.dim() == 4 else out[..., 0]
 
+    @strips.in_full_precision
     def push_weighted(self, r: Tensor, grad_output: Tensor) -> Tensor:
         """rᵀ (G ⊙ P)₊ with G = grad_output · Vᵀ: gradient-weighted relevance (arXiv 2103.15679), no matrix held.
 
@@ -274,20 +280,27 @@ class Collector:
 
 
 def kept(request: Request) -> Request:
-    """A detached copy of a call: keys and values may be views of a cache that goes on changing."""
-    bias = request.bias
+    """A copy of a call that stays what it was, whatever becomes of its tensors: a cache goes on changing, lengths are
+    counted down in place, an optimiser moves a bias."""
+    bias, start = request.bias, request.start
     if isinstance(bias, Tensor):
-        bias = bias.detach()
+        bias = bias.detach().clone()
     elif bias is not None:
-        bias = replace(bias, **{name: t.detach() for name, t in vars(bias).items() if isinstance(t, Tensor)})
+        bias = replace(bias, **{name: _copied(value) for name, value in vars(bias).items()})
     return replace(
         request,
-        query=request.query.detach(),
+        query=request.query.detach().clone(),
         key=request.key.detach().clone(),
         value=request.value.detach().clone(),
+        mask=pytree.tree_map(_copied, request.mask),
         bias=bias,
-        sink_logits=None if request.sink_logits is None else request.sink_logits.detach(),
+        start=start.clone() if isinstance(start, Tensor) else start,
+        sink_logits=None if request.sink_logits is None else request.sink_logits.detach().clone(),
     )
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def top_indices(s: Tensor, k: int) -> Tensor:

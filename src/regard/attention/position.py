@@ -198,9 +198,10 @@ class Rotary(nn.Module):
         # A frequency that depends on the length must not be answered from a longer table.
         capacity = length if isinstance(self.scaling, DynamicScaling) else max(64, 1 << (length - 1).bit_length())
         if (capacity, device) not in self._tables:
-            frequencies, factor = self.frequencies(length)
-            angles = torch.arange(capacity, dtype=torch.float64)[:, None] * frequencies
-            table = (angles.cos() * factor).float().to(device), (angles.sin() * factor).float().to(device)
+            with torch.inference_mode(False):  # tables made while evaluating must serve training, too
+                frequencies, factor = self.frequencies(length)
+                angles = torch.arange(capacity, dtype=torch.float64)[:, None] * frequencies
+                table = (angles.cos() * factor).float().to(device), (angles.sin() * factor).float().to(device)
             self._tables = {(capacity, device): table}
         cos, sin = self._tables[capacity, device]
         return cos[:length], sin[:length]
@@ -208,6 +209,9 @@ class Rotary(nn.Module):
     def forward(self, x: Tensor, start: int | Tensor = 0) -> Tensor:
         """Turns x (B, H, L, D), whose row 0 stands at position `start`, an int or (B,)."""
         L = x.shape[2]
+        first = int(start.min()) if isinstance(start, Tensor) else start
+        if first < 0:
+            raise ValueError(f"start is {first}; rotary positions begin at 0")
         if isinstance(start, Tensor):
             cos, sin = self.table(int(start.max()) + L, x.device)
             rows = start[:, None] + torch.arange(L, device=x.device)  # (B, L)

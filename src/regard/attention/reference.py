@@ -13,19 +13,20 @@ from torch import Tensor
 
 from regard.attention.observation import Collector, Observation, Watch
 from regard.attention.request import Request, checked
-from regard.attention.strips import Strip, Weights
+from regard.attention.strips import LOWEST, NEVER, Strip, Weights, in_full_precision
 
 Stage = Literal["raw", "softcap", "bias", "weights"]
 
 
+@in_full_precision
 def scores(query: Tensor, key: Tensor, *, stage: Stage = "weights", **arguments: Any) -> Tensor:
     """What stands in the (Lq, Lk) matrix at one stage of the computation.
 
     Args:
         query: (B, Hq, Lq, D).
         key: (B, Hkv, Lk, D).
-        stage: "raw": scale · q·k, for every key; "softcap": after the softcap; "bias": after bias and mask, -inf
-            where a key may not be seen; "weights": after the softmax.
+        stage: "raw": scale · q·k, for every row that sees a key and every key that is seen; "softcap": after the
+            softcap; "bias": after bias and mask, -inf where a key may not be seen; "weights": after the softmax.
         arguments: mask, bias, start, scale, softcap, sink_logits, as for `attend`.
 
     Returns:
@@ -40,11 +41,13 @@ def scores(query: Tensor, key: Tensor, *, stage: Stage = "weights", **arguments:
     return _matrices(checked(query, key, key, **arguments))[stages.index(stage)]
 
 
+@in_full_precision
 def attend(request: Request) -> Tensor:
     """Attention by its definition: (B, Hq, Lq, Dv)."""
     return _output(request, _matrices(request)[3])
 
 
+@in_full_precision
 def attend_observed(request: Request, watch: Watch) -> tuple[Tensor, Observation]:
     """The same, and every statistic read off the whole matrix."""
     _, _, s, weights = _matrices(request)
@@ -52,7 +55,7 @@ def attend_observed(request: Request, watch: Watch) -> tuple[Tensor, Observation
     rows = collector.rows
     logsumexp = _logsumexp(request, s)
     seen = Weights(weights[:, :, rows], logsumexp[:, :, rows], s[:, :, rows].amax(-1) > -torch.inf)
-    finite = s[:, :, rows].clamp(min=-1e38)
+    finite = s[:, :, rows].clamp(min=LOWEST).masked_fill(s[:, :, rows] == -torch.inf, NEVER)
     strip = Strip(slice(0, request.B), rows, slice(0, rows.shape[0]), range(request.Lk))
     collector.add(strip, finite, seen)
     return _output(request, weights), collector.observation()
@@ -69,10 +72,17 @@ def _matrices(request: Request) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     s = capped if bias is None else capped + bias.to(dtype)
     if request.mask is not None:
         s = s.masked_fill(~request.mask.tile(request.frame, rows, keys), -torch.inf)
-    # A row of -inf alone has weights 0; its logsumexp is replaced so that -inf - -inf is never formed.
-    logsumexp = _logsumexp(request, s)[..., None]
-    weights = torch.exp(s - torch.where(logsumexp == -torch.inf, 0.0, logsumexp))
-    return raw, capped, s, weights
+    return raw, capped, s, _softmax(request, s)
+
+
+def _softmax(request: Request, s: Tensor) -> Tensor:
+    """The weights (B, Hq, Lq, Lk): over the allowed keys and the sink; 0 in a row of -inf alone."""
+    if request.sink_logits is not None:
+        sink = request.sink_logits.to(s.dtype)[:, None, None].expand(*s.shape[:3], 1)
+        s = torch.cat((s, sink), -1)
+    nothing = (s == -torch.inf).all(-1, keepdim=True)  # the gradient of softmax is NaN there
+    weights = s.masked_fill(nothing, 0).softmax(-1).masked_fill(nothing, 0)
+    return weights if request.sink_logits is None else weights[..., :-1]
 
 
 def _logsumexp(request: Request, s: Tensor) -> Tensor:

@@ -9,8 +9,11 @@ strip gives is exact, whatever the mask, bias, softcap or sink.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,11 +21,18 @@ from torch import Tensor
 from regard.attention.mask import Mask
 from regard.attention.request import Request
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 BUDGET = 16 * 2**20
 """Bytes that the matrices of one strip may take together: they stay near the caches; 64 MiB took twice as long."""
 
 NEVER = -1.0e38
 """The score of a key that may not be seen: far below any score, and finite, so that 0 · NEVER is 0 and not NaN."""
+
+
+LOWEST = 0.9 * NEVER
+"""The lowest score of a key that may be seen."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,9 @@ def _rows_in(budget: int, bytes_a_row: int) -> int:
     return max(1, budget // max(1, bytes_a_row))
 
 
-def walk(request: Request, view: Sight, rows: Tensor, copies: int, most: int = 1 << 30) -> Iterator[Strip]:
+def walk(
+    request: Request, view: Sight, rows: Tensor, *, copies: int, heads: int | None = None, most: int = 1 << 30
+) -> Iterator[Strip]:
     """Divides the rows `rows` (R,) of a call into strips of at most BUDGET bytes.
 
     Args:
@@ -109,9 +121,10 @@ def walk(request: Request, view: Sight, rows: Tensor, copies: int, most: int = 1
         view: its mask, lowered.
         rows: the row numbers to walk over, ascending for the narrowest strips.
         copies: how many matrices of the strip's size are alive at once.
+        heads: how many heads these matrices have; all of them unless given.
         most: the most rows in a strip.
     """
-    bytes_a_row = copies * request.compute_dtype.itemsize * request.Hq * max(1, request.Lk)
+    bytes_a_row = copies * request.compute_dtype.itemsize * (heads or request.Hq) * max(1, request.Lk)
     # Few rows make thin products: where even 32 rows of the whole batch do not fit, the batch is divided first.
     entries = min(max(1, request.B), _rows_in(BUDGET, bytes_a_row * min(32, max(1, rows.shape[0]))))
     step = min(most, _rows_in(BUDGET, bytes_a_row * entries))
@@ -145,11 +158,25 @@ def allowed(request: Request, strip: Strip) -> Tensor | None:
     return entries(request.mask.tile(request.frame, strip.rows, strip.keys), strip.batch)
 
 
+def in_full_precision(function: Callable[P, T]) -> Callable[P, T]:
+    """Makes a function compute in the precision it says, also under autocast: positions never pass through half."""
+
+    @wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        with ExitStack() as stack:
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
 def products(query: Tensor, key: Tensor) -> Tensor:
     """query (b, Hq, r, D) · keyᵀ (b, Hkv, n, D) -> (b, Hq, r, n), without repeating keys for grouped queries."""
     b, Hq, r, D = query.shape
     Hkv, n = key.shape[1], key.shape[2]
-    return (query.reshape(b, Hkv, -1, D) @ key.transpose(-1, -2)).view(b, Hq, r, n)
+    return (query.reshape(b, Hkv, Hq // Hkv * r, D) @ key.transpose(-1, -2)).view(b, Hq, r, n)
 
 
 def mix(weights: Tensor, value: Tensor) -> Tensor:
@@ -167,14 +194,15 @@ def scores(request: Request, strip: Strip) -> Tensor:
     s = products(query.to(dtype) * request.scale, key.to(dtype))
     if request.softcap is not None:
         s = torch.tanh(s / request.softcap) * request.softcap
+    may = allowed(request, strip)
     bias = request.bias_tile(strip.rows, strip.keys)
     if bias is not None:
-        s = s + entries(bias, strip.batch).to(dtype)
-    may = allowed(request, strip)
-    if may is not None:
-        s = s.masked_fill(~may, NEVER)
-    # A bias of -inf forbids as a mask does; NaN passes through. Without either, scores stay as they are.
-    return s if bias is None else s.clamp(min=NEVER)
+        bias = entries(bias, strip.batch).to(dtype)
+        s = s + bias
+        forbidden = bias == -torch.inf  # as a mask does; any finite bias, however low, only disfavours
+        may = ~forbidden if may is None else may & ~forbidden
+    s = s.clamp(min=LOWEST)
+    return s if may is None else s.masked_fill(~may, NEVER)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +228,6 @@ def softmax(s: Tensor, sink_logits: Tensor | None) -> Weights:
         e = (s - top).exp_()
         total = e.sum(-1, keepdim=True) * sees + torch.exp(sink - top)
         logsumexp = top + torch.log(total)
-    share = sees / total
+    share = torch.where(total > 0, sees / total, 0.0)  # a sink of -inf leaves a row that sees nothing without any total
     weights = e * share if e.requires_grad else e.mul_(share)
     return Weights(weights, logsumexp.squeeze(-1), sees.squeeze(-1))

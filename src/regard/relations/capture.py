@@ -43,7 +43,7 @@ def observe(
         Relations, filled while the model runs.
 
     Raises:
-        ValueError: the model has no attention that could be observed.
+        ValueError: the model has no attention that could be observed, or watch names rows.
 
     Example:
         >>> import torch, regard
@@ -54,6 +54,8 @@ def observe(
         >>> relations.weights("", rows=range(2)).shape
         torch.Size([2, 2, 5])
     """
+    if watch is not None and watch.rows is not None:
+        raise ValueError("watch names rows; a whole model is watched in all rows (relations.weights takes rows)")
     layers = {path: m for path, m in model.named_modules() if isinstance(m, MultiHeadAttention)}
     if not layers:
         raise ValueError(
@@ -94,7 +96,9 @@ def _hook(layer: nn.Module, observer: Observer) -> list[RemovableHandle]:
         if undo is not None:
             undo()
 
-    return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after, always_call=True)]
+    # Where two observe one layer, what the last one set is undone first; the innermost sees the call.
+    undoing = layer.register_forward_hook(after, always_call=True, prepend=True)
+    return [layer.register_forward_pre_hook(before), undoing]
 
 
 def _layer(path: str) -> int:

@@ -134,6 +134,8 @@ class MultiHeadAttention(nn.Module):
             query, key = self.rotary.rotate(query, start), self.rotary.rotate(key, start)
         if cache is not None:
             key, value = cache.append(key, value)  # (B, Hkv, Lk, D)
+            if cache.first and mask is not None and not mask.relative:
+                raise ValueError("mask counts keys from the beginning, which this ring cache has forgotten in part")
             start = start - cache.first  # among the keys that a ring still holds
         return self._attend(query, key, value, mask, bias, start)
 
