@@ -74,8 +74,8 @@ An encoder-decoder Transformer (arXiv 1706.03762): {description}
 - **Licence of the weights**: {licence}; see LICENSE in this directory.
 - **Size** {parameters:,} parameters in float16: d_model {d_model}, {encoder_layers} + {decoder_layers} layers,
   {heads} heads, one vocabulary of {vocab_size:,} pieces for both languages.
-- **Training** {steps:,} steps of two passes (R-Drop, arXiv 2106.14448) over up to {batch_tokens:,} tokens,
-  {cpu_hours:.2f} CPU hours on two cores; {averaging}; beam {beams}, length penalty
+- **Training** {steps:,} steps over up to {batch_tokens:,} tokens, from epoch {r_drop_epoch} on in two passes (R-Drop,
+  arXiv 2106.14448, weight {r_drop}), {cpu_hours:.2f} CPU hours on two cores; {averaging}; beam {beams}, length penalty
   {alpha}. Averaging and penalty were chosen on the validation set.
 - **Limits** It knows the words of picture captions and little else: on other text it is fluent and wrong. It takes
   one sentence of up to {max_positions} pieces. It repeats what captions take for granted about people.
@@ -223,6 +223,8 @@ def _card(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         steps=recipe.steps,
         batch_tokens=recipe.batch_tokens,
+        r_drop=recipe.r_drop,
+        r_drop_epoch=recipe.r_drop_epoch,
         cpu_hours=cpu_hours,
         averaging="the last checkpoint"
         if finished.averaged == 1

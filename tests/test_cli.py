@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -186,3 +187,26 @@ def test_version_and_wrong_use(run: Run):
     assert run("--version").stdout.startswith(b"regard ")
     assert run("see").returncode == 2
     assert run("nonsense").returncode == 2
+
+
+def test_json_is_utf8_whatever_the_terminal_speaks(model: Path):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "regard.cli", "see", "Größe", "--json", "--model", str(model)]
+    result = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert json.loads(result.stdout.decode("utf-8"))["input"] == "Größe"
+
+
+def test_translate_keeps_links_modes_and_what_is_no_file(run: Run, model: Path, tmp_path: Path):
+    (tmp_path / "in.en").write_text("snow\n")
+    target, link, pipe = tmp_path / "target.de", tmp_path / "link.de", tmp_path / "pipe"
+    target.write_text("old")
+    target.chmod(0o600)
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    result = run("translate", "in.en", "-m", str(model), "-o", "link.de", "--force")
+    assert result.returncode == 0, result.stderr
+    assert link.is_symlink() and target.read_text() != "old"
+    assert target.stat().st_mode & 0o777 == 0o600
+    _refused(run("translate", "in.en", "-m", str(model), "-o", "pipe", "--force"), "pipe", "not a regular file")
+    _refused(run("translate", "in.en", "-m", str(model), "-o", ".", "--force"), "not a regular file")
+    assert pipe.is_fifo()

@@ -1,7 +1,12 @@
 """The translation pipeline: order, limits, streaming, elements and relations."""
 
+import json
+import re
+import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,3 +138,56 @@ def test_pipelines_that_cannot_be(translate: TranslationPipeline, tmp_path: Path
     other = save_model(tmp_path / "other", small_translator(), small_tokenizer(), card="", task="chess")
     with pytest.raises(ModelError, match="is for the task 'chess': there is a pipeline for translation"):
         pipeline(other)
+
+
+def test_lines_are_checked_as_they_are_translated(translate: TranslationPipeline):
+    full = " ".join(["dogs"] * 63)
+    translate.check_lines([full + "\r\n", " " * 100, "\n", "snow"])
+    with pytest.raises(TextTooLong, match="line 2 has 65 pieces"):
+        translate.check_lines(["snow", full + " dogs"])
+
+
+def test_two_threads_share_a_pipeline(translate: TranslationPipeline):
+    expected = translate("A man opens the window.").report()
+    stop = threading.Event()
+
+    def busy() -> None:
+        while not stop.is_set():
+            translate("Two dogs play in the snow, and a child watches them.")
+
+    other = threading.Thread(target=busy)
+    other.start()
+    try:
+        for _ in range(5):
+            assert translate("A man opens the window.").report() == expected
+    finally:
+        stop.set()
+        other.join()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"decoding": None}, "decoding is None"),
+        ({"decoding": {"beams": 0}}, "beams is 0"),
+        ({"decoding": {"beams": 10**9}}, "beams is 1000000000"),
+        ({"decoding": {"beams": "5"}}, "beams '5'"),
+        ({"decoding": {"alpha": 1e9}}, "alpha is 1000000000.0"),
+        ({"alignment": {"layer": 99}}, "layer 99 of 2"),
+        ({"alignment": {"shifted": 1}}, "shifted 1"),
+        ({"config": {"max_positions": 10**12}}, "max_positions is 1000000000000"),
+        ({"config": {"encoder_layers": 10**9}}, "encoder_layers is 1000000000"),
+        ({"config": {"d_model": -16}}, "d_model is -16: it must be from 1"),
+    ],
+)
+def test_a_tampered_config_is_one_clear_error(
+    translate: TranslationPipeline, tmp_path: Path, changes: dict[str, Any], words: str
+):
+    directory = tmp_path / "model"
+    shutil.copytree(translate.saved.directory, directory)
+    about = json.loads((directory / "config.json").read_text())
+    for key, value in changes.items():
+        about[key] = about[key] | value if key == "config" else value
+    (directory / "config.json").write_text(json.dumps(about))
+    with pytest.raises(ModelError, match=re.escape(words)):
+        pipeline(directory)

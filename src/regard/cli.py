@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import stat
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -124,7 +125,8 @@ def see(
 
         page = write(report, page, force=force)
     if as_json:
-        print(json.dumps(report, ensure_ascii=False, allow_nan=False))
+        sys.stdout.buffer.write(json.dumps(report, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        sys.stdout.flush()
     else:
         from regard.view.terminal import print_report
 
@@ -152,8 +154,8 @@ def translate(
     - `regard translate captions.en -o captions.de`
     - `regard translate --beams 1 < captions.en`
     """
-    if output is not None and output.exists() and not force:
-        raise InputError(f"{output} exists; choose another path, or replace it with --force")
+    if output is not None:
+        _check_output(output, force)
     if source == "-" and sys.stdin.isatty():
         print("Reading lines from the terminal; end with Ctrl-D.", file=sys.stderr)
     lines = _lines(_decode(*_read(source)))
@@ -291,15 +293,28 @@ def _sink(output: Path | None) -> Generator[Any]:
         finally:
             stream.flush()
         return
-    beside = output.with_name(f".{output.name[:64]}.{secrets.token_hex(4)}.part")
+    target = Path(os.path.realpath(output))  # a link stays a link
+    beside = target.with_name(f".{target.name[:64]}.{secrets.token_hex(4)}.part")
     try:
         with beside.open("x", encoding="utf-8", newline="") as stream:
             yield stream.write
-        os.replace(beside, output)
-    except FileNotFoundError:
-        raise InputError(f"{output} cannot be written: {output.parent} is no directory") from None
+        if target.exists():
+            beside.chmod(stat.S_IMODE(target.stat().st_mode))
+        os.replace(beside, target)
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {(error.strerror or str(error)).lower()}") from None
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _check_output(output: Path, force: bool) -> None:
+    """Refuses before the work what cannot or must not be written."""
+    if not output.parent.is_dir():
+        raise InputError(f"{output} cannot be written: {output.parent} is no directory")
+    if output.exists() and not output.is_file():
+        raise InputError(f"{output} cannot be written: it is not a regular file")
+    if output.exists() and not force:
+        raise InputError(f"{output} exists; choose another path, or replace it with --force")
 
 
 @contextmanager

@@ -21,7 +21,8 @@ from regard.relations import Alignment, Relations, align, observe
 from regard.relations import Sequence as ElementSequence
 
 _LANGUAGES = {"de": "German", "en": "English", "fr": "French"}
-_CHUNK = 1000  # lines held at a time by translate_lines
+_CHUNK = 256  # lines held at a time by translate_lines
+_MOST_BEAMS = 100
 _TOP = 32  # weights kept a row: all of them in most sentences
 
 
@@ -58,8 +59,7 @@ class Translation:
     @cached_property
     def alignment(self) -> Alignment:
         """Which source word each word of the answer was read from, by the layer that the model's config names."""
-        chosen = self._pipeline.saved.about.get("alignment", {})
-        return align(self.relations, layer=chosen.get("layer", -1), shifted=chosen.get("shifted", True))
+        return align(self.relations, **self._pipeline.alignment)
 
     def report(self) -> dict[str, Any]:
         """Input, answer, alignment and relations as data: what views draw and `regard see --json` prints."""
@@ -100,9 +100,17 @@ class TranslationPipeline:
         self.model: Translator = saved.model.to(self.device)
         self.saved = saved
         self.tokenizer = saved.tokenizer
-        decoding = saved.about.get("decoding", {})
-        self.beams: int = decoding.get("beams", 5) if beams is None else beams
-        self.alpha: float = decoding.get("alpha", 1.0) if alpha is None else alpha
+        decoding = _settings(saved, "decoding", {"beams": 5, "alpha": 1.0})
+        self.alignment = _settings(saved, "alignment", {"layer": -1, "shifted": True})
+        layers = saved.model.config.decoder_layers
+        if not -layers <= self.alignment["layer"] < layers:
+            raise ModelError(f"{saved.directory}: alignment has layer {self.alignment['layer']} of {layers}")
+        self.beams: int = decoding["beams"] if beams is None else beams
+        self.alpha: float = decoding["alpha"] if alpha is None else alpha
+        if not 1 <= self.beams <= _MOST_BEAMS:
+            raise ModelError(f"beams is {self.beams}: it may be from 1 to {_MOST_BEAMS}")
+        if not 0 <= self.alpha <= 10:
+            raise ModelError(f"alpha is {self.alpha}: it may be from 0 to 10")
         self.batch_tokens = batch_tokens
 
     @overload
@@ -169,9 +177,10 @@ class TranslationPipeline:
             TextTooLong: if a line has more pieces than the model has positions; it names the line.
         """
         remaining, done = iter(lines), 0
-        while chunk := list(islice(remaining, _CHUNK)):
-            ids = self.tokenizer.encode_batch(chunk)
-            self._check_lengths(ids, [f"line {done + i + 1}" for i in range(len(chunk))])
+        while chunk := [line.rstrip("\r\n") for line in islice(remaining, _CHUNK)]:
+            filled = [i for i, line in enumerate(chunk) if line.strip()]
+            ids = self.tokenizer.encode_batch([chunk[i] for i in filled])
+            self._check_lengths(ids, [f"line {done + i + 1}" for i in filled])
             done += len(chunk)
 
     def _translate(
@@ -218,8 +227,8 @@ class TranslationPipeline:
         read = (self.tokenizer.bos, *translation.target_ids[:-1])
         source, source_lengths = self._pad([translation.source_ids])
         target, target_lengths = self._pad([read])
-        languages = [*self.saved.about.get("languages", ()), "source", "target"]
-        titles = [_LANGUAGES.get(language, language) for language in languages]
+        languages = [*(self.saved.about.get("languages") or ()), "source", "target"]
+        titles = [_LANGUAGES.get(str(language), str(language)) for language in languages]
         sequences = {
             "encoder": _sequence("source", titles[0], translation.source, translation.source_elements),
             "decoder": _sequence(
@@ -236,7 +245,10 @@ class TranslationPipeline:
             "description": self.saved.about.get("description", ""),
         }
         watch = Watch(top=_TOP)
-        with torch.no_grad(), observe(self.model, watch=watch, elements=sequences, about=about) as relations:
+        with (
+            torch.no_grad(),
+            observe(self.model, watch=watch, elements=sequences, about=about, this_thread=True) as relations,
+        ):
             self.model(source, source_lengths, target, target_lengths)
         return relations
 
@@ -264,6 +276,19 @@ def pipeline(source: str | Path, *, device: str | torch.device | None = None, **
     if saved.task != "translation":
         raise ModelError(f"{saved.directory} is for the task {saved.task!r}: there is a pipeline for translation")
     return TranslationPipeline(saved, device=device, **settings)
+
+
+def _settings(saved: SavedModel, name: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    """A part of config.json, each value of the kind that its default has."""
+    found = saved.about.get(name, {})
+    if not isinstance(found, dict):
+        raise ModelError(f"{saved.directory}: {name} is {found!r}; it must be an object")
+    settings = defaults | {key: value for key, value in found.items() if key in defaults}
+    for key, default in defaults.items():
+        kinds = (int, float) if isinstance(default, float) else type(default)
+        if not isinstance(settings[key], kinds) or (isinstance(settings[key], bool) != isinstance(default, bool)):
+            raise ModelError(f"{saved.directory}: {name} has {key} {settings[key]!r}; it must be like {default!r}")
+    return settings
 
 
 def _name(names: Sequence[str] | None, i: int, count: int) -> str:

@@ -94,7 +94,7 @@ def beam_search(
         One hypothesis a sentence, in order.
 
     Raises:
-        ValueError: if beams or a limit is less than 1, alpha is negative, or eos is banned.
+        ValueError: if beams or a limit is less than 1, alpha is negative, eos is banned, or a score is NaN.
     """
     bounds = torch.as_tensor(limits, dtype=torch.int64)
     rules = _Rules(eos, tuple(banned), beams, alpha)
@@ -105,6 +105,8 @@ def beam_search(
     position = 0
     while len(search.sentences):
         scores = steps.scores(pieces, position)  # (S * K, V)
+        if bool(scores.isnan().any()):
+            raise ValueError(f"the scores at position {position} are not numbers; the search cannot go on")
         candidates = _candidates(search, scores, position, rules)
         _finish(search, candidates, position, rules)
         rows = _continue(search, candidates, beams)  # (S, K)

@@ -23,6 +23,16 @@ from regard.attention.mask import Causal, Padding
 from regard.attention.position import Rotary, sinusoidal
 from regard.transformer import Block, Decoder, DecoderCache, Encoder, FeedForward, LayerNorm, MultiHeadAttention
 
+_MOST = {
+    "vocab_size": 2**24,
+    "d_model": 2**16,
+    "encoder_layers": 1000,
+    "decoder_layers": 1000,
+    "feed_forward": 2**20,
+    "max_positions": 2**20,
+}
+"""What a size may be at most: a config.json is read before anything vouches for it."""
+
 
 @dataclass(frozen=True)
 class TranslatorConfig:
@@ -45,13 +55,13 @@ class TranslatorConfig:
     eos: int = 2  # last piece of every source and target
 
     def __post_init__(self) -> None:
-        if self.d_model < 1 or self.heads < 1 or self.d_model % self.heads:
-            raise ValueError(f"d_model is {self.d_model}: it must be a multiple of the {self.heads} heads")
         if self.positions not in ("sinusoidal", "rotary"):
             raise ValueError(f'positions is {self.positions!r}: it must be "sinusoidal" or "rotary"')
-        for name in ("vocab_size", "encoder_layers", "decoder_layers", "feed_forward", "max_positions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        for name, most in _MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be from 1 to {most:,}")
+        if self.heads < 1 or self.d_model % self.heads:
+            raise ValueError(f"d_model is {self.d_model}: it must be a multiple of the {self.heads} heads")
         for name in ("dropout", "attention_dropout", "activation_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be in [0, 1)")

@@ -26,6 +26,7 @@ def observe(
     elements: Mapping[str, Sequence] | list[Mapping[str, Sequence]] | None = None,
     memory: str = "encoder",
     about: dict[str, Any] | None = None,
+    this_thread: bool = False,
 ) -> Generator[Relations]:
     """While active, every attention call of `model` is observed; its outputs stay what they are.
 
@@ -38,6 +39,7 @@ def observe(
             of such mappings, one a batch entry.
         memory: the prefix whose sequence cross-attention reads.
         about: what is known of the model, handed on to views.
+        this_thread: observe only what this thread computes, where others use the same model meanwhile.
 
     Yields:
         Relations, filled while the model runs.
@@ -68,7 +70,9 @@ def observe(
         for path, layer in layers.items():
             query, key = sequences_by_prefix(items[0], path, layer.kind, memory)
             site = Site(path, layer.kind, _layer(path), layer.heads, query, key)
-            handles += _hook(layer, _observer(site, relations, watch or Watch()))
+            handles += _hook(
+                layer, _observer(site, relations, watch or Watch()), threading.get_ident() if this_thread else None
+            )
         yield relations
     finally:
         for handle in handles:
@@ -84,12 +88,13 @@ def _observer(site: Site, relations: Relations, watch: Watch) -> Observer:
     return observer
 
 
-def _hook(layer: nn.Module, observer: Observer) -> list[RemovableHandle]:
-    """Makes `observer` the active one during each forward pass of a layer, thread by thread."""
+def _hook(layer: nn.Module, observer: Observer, only: int | None) -> list[RemovableHandle]:
+    """Makes `observer` the active one during each forward pass of a layer, in each thread or `only` in one."""
     restore: dict[int, Callable[[], None]] = {}
 
     def before(*_: object) -> None:
-        restore[threading.get_ident()] = observing(observer)
+        if only in (None, threading.get_ident()):
+            restore[threading.get_ident()] = observing(observer)
 
     def after(*_: object) -> None:
         undo = restore.pop(threading.get_ident(), None)

@@ -83,7 +83,8 @@ def role_scores(
     totals: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
     first = 0
-    for weights in blocks:
+    for block in blocks:
+        weights = block.cpu()
         rows = torch.arange(first, first + weights.shape[1])
         first += weights.shape[1]
         sees = weights.sum(-1) > 0  # (H, r)

@@ -75,7 +75,7 @@ def align(relations: Relations, *, layer: int = -1, shifted: bool = True, item: 
     source, target = (relations.sequences[item].get(name) for name in (site.key, site.query))
     if source is None or target is None or not source.word_of or not target.word_of:
         raise ValueError(f"the sequences of {site.path} have no words to align")
-    weights = relations.weights(site.path, item=item).mean(0)  # (Lt, Ls)
+    weights = relations.weights(site.path, item=item).mean(0).cpu()  # (Lt, Ls)
     # word_of names the word that a row has read; the row before is where that piece was written
     rows = weights if shifted else weights.roll(1, 0)
     from_pieces = _membership(target).T / _membership(target).sum(0).clamp(min=1)[:, None]  # (Wt, Lt), means

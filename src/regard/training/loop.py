@@ -131,8 +131,9 @@ class Trainer(Generic[BatchT]):
                 seconds = {"cpu_seconds": self.progress.cpu_seconds, "wall_seconds": self.progress.wall_seconds}
                 print(json.dumps({**record, **seconds}), file=log, flush=True)
                 show(record, self.progress)
-                self._after_step(log, stopping=stop.is_set())
-                if stop.is_set():
+                stopping = stop.is_set()  # read once: a signal that comes later is for the next step
+                self._after_step(log, stopping=stopping)
+                if stopping:
                     break
         return Outcome(self.progress, finished=self.progress.step >= self.config.steps)
 

@@ -186,7 +186,8 @@ def train_translator(
         recipe: everything else.
         out: directory of the run, made if it does not exist.
         resume: continue the run in that directory, or start one. Default False.
-        workers: processes, at most `recipe.shards`; the result is the same with any number. Default 1.
+        workers: processes, at most `recipe.shards`; with `torch.set_num_threads(1)` the result
+            is the same with any number. Default 1.
         progress: show a progress bar. Default True.
 
     Raises:
