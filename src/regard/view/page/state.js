@@ -85,7 +85,9 @@ function beginning() {
   sites.forEach((one, index) => {
     for (let head = 0; head < one.heads; head++) {
       const { role } = summaryOf(one, head);
-      const score = (role ? role.score : 0.1) * (1 - idleShare(one, head)) + (one.kind === "cross" ? 10 : 0);
+      // what is mixed or broad says least about a text
+      const vague = !role || role.name === "mixed" || role.name === "broad";
+      const score = (vague ? 0.1 : role.score) * (1 - idleShare(one, head)) + (one.kind === "cross" ? 10 : 0);
       if (score > best.score) best = { score, site: index, head };
     }
   });
