@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_refused(source: torch.Tensor, target: torch.Tensor
     [
         ({"heads": 3}, "d_model is 16: it must be a multiple of the 3 heads"),
         ({"positions": "learned"}, "positions is 'learned'"),
-        ({"encoder_layers": 0}, "encoder_layers is 0: it must be at least 1"),
+        ({"encoder_layers": 0}, "encoder_layers is 0: it must be from 1 to 1,000"),
         ({"dropout": 1.0}, r"dropout is 1.0: it must be in \[0, 1\)"),
         ({"eos": 361}, "eos is 361: it must be an id below vocab_size 361"),
     ],
