@@ -3,30 +3,26 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from regard.attention import (
-    ALiBi,
-    Causal,
-    Dense,
-    Documents,
-    KVCache,
-    Observation,
-    Padding,
-    Prefix,
-    RelativeBias,
-    Watch,
-    Window,
-    attend,
-    attend_observed,
-)
-
 if TYPE_CHECKING:
+    from regard.attention import (
+        ALiBi,
+        Causal,
+        Dense,
+        Documents,
+        KVCache,
+        Observation,
+        Padding,
+        Prefix,
+        RelativeBias,
+        Watch,
+        Window,
+        attend,
+        attend_observed,
+    )
     from regard.pipelines import pipeline
     from regard.relations import observe
 
 __version__ = "0.1.0"
-
-# Imported when first asked for: who only computes attention need not wait for models and tokenizers.
-_LATER = {"observe": "regard.relations", "pipeline": "regard.pipelines"}
 
 __all__ = [
     "ALiBi",
@@ -47,11 +43,15 @@ __all__ = [
     "pipeline",
 ]
 
+# Everything is imported when first asked for: who only computes attention need not wait for models and tokenizers, and
+# the command line answers --help, a mistake in its arguments and Ctrl-C before torch is there.
+_HOME = {"observe": "regard.relations", "pipeline": "regard.pipelines"}
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in __all__:
         raise AttributeError(f"module 'regard' has no attribute {name!r}")
-    globals()[name] = getattr(import_module(_LATER[name]), name)
+    globals()[name] = getattr(import_module(_HOME.get(name, "regard.attention")), name)
     return globals()[name]
 
 

@@ -1,4 +1,4 @@
-"""The command line: `regard see`, `regard translate`, `regard models`.
+"""The command line: `regard see`, `regard translate`, `regard models`, `regard doctor`.
 
 What is wrong with an input, a model or an output path is one line on stderr and exit code 2. Answers go to stdout,
 everything else to stderr.
@@ -6,20 +6,24 @@ everything else to stderr.
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import secrets
-import stat
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+try:  # imports take a moment, and main() is not there yet to say that it was stopped
+    import json
+    import os
+    import re
+    from collections.abc import Generator
+    from contextlib import contextmanager
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-from regard import __version__
+    import typer
+
+    from regard import __version__
+    from regard.files import replacing
+except KeyboardInterrupt:
+    print("regard: stopped", file=sys.stderr)
+    raise SystemExit(130) from None
 
 if TYPE_CHECKING:
     from regard.pipelines import TranslationPipeline
@@ -34,12 +38,14 @@ OTHER_SUFFIXES = {
 
 app = typer.Typer(
     help="Self-attention for text, images, audio and video: run it, and see what attends to what.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
 )
+
+_UsageError: Any = typer.BadParameter.__mro__[1]  # all that may be wrong with arguments; Typer exports only a part
+_STOPPED = 130  # the exit code for Ctrl-C: 128 + SIGINT
 
 Model = Annotated[str, typer.Option("--model", "-m", help="An embedded model (see `regard models`) or a directory.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
@@ -51,26 +57,66 @@ class InputError(ValueError):
 
 def main() -> None:
     """The `regard` command."""
-    from regard.models import ModelError
-    from regard.pipelines import TextTooLong
-
     try:
-        app()
-    except (InputError, ModelError, TextTooLong) as error:
-        _fail(str(error))
+        _fill_closed_streams()
+        code = app(sys.argv[1:] or ["--help"], prog_name="regard", standalone_mode=False)
+        sys.stdout.flush()  # here, where a full disk can still be told
+    except _UsageError as error:
+        command = error.ctx.command_path if error.ctx else "regard"
+        _fail(f"{error.format_message().rstrip('.')}; see {command} --help")
     except BrokenPipeError:  # the reader of our output has gone, as in `regard translate … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_output()
         raise SystemExit(1) from None
     except OSError as error:
+        _abandon_output()
         _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+    except InputError as error:
+        _fail(str(error))
+    except ValueError as error:
+        from regard.attention.native.library import SettingError
+        from regard.models import ModelError
+        from regard.pipelines import TextTooLong
+
+        if not isinstance(error, ModelError | SettingError | TextTooLong):
+            raise
+        _fail(str(error))
     except KeyboardInterrupt:
+        code = _STOPPED
+    if code == _STOPPED:  # Typer returns it for Ctrl-C
         print("regard: stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(_STOPPED)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"regard: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _fill_closed_streams() -> None:
+    """Put the null device where a standard stream is closed: the next file to be opened would be taken for it.
+
+    Raises:
+        InputError: if that is standard output; every command writes to it.
+    """
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    for name in closed:
+        number = ("stdin", "stdout", "stderr").index(name)
+        null = os.open(os.devnull, os.O_RDWR)
+        if null != number:
+            os.dup2(null, number)
+            os.close(null)
+        if name != "stdin":  # which stays None, for those who would read from it
+            setattr(sys, name, open(number, "w", errors="replace", closefd=False))  # noqa: SIM115
+    if "stdout" in closed:
+        raise InputError("standard output is closed")
+
+
+def _abandon_output() -> None:
+    """Lose what cannot be written: Python would try once more as it ends, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version(wanted: bool) -> None:
@@ -114,15 +160,15 @@ def see(
     - `regard see caption.txt -o caption.html`
     - `echo "Two dogs play in the snow." | regard see - --json > seen.json`
     """
+    from regard.view.html import check_path, write
+
     name, content = _input(source, text)
     page = output if output is not None else None if as_json else Path(f"regard-{name}.html")
     if page is not None:
-        _writable(page, force)
+        check_path(page, force=force)  # before the work
     translation = _pipeline(model, threads, beams)(content)
     report = translation.report()
     if page is not None:
-        from regard.view.html import write
-
         page = write(report, page, force=force)
     if as_json:
         sys.stdout.buffer.write(json.dumps(report, ensure_ascii=False, allow_nan=False).encode() + b"\n")
@@ -156,7 +202,7 @@ def translate(
     """
     if output is not None:
         _check_output(output, force)
-    if source == "-" and sys.stdin.isatty():
+    if source == "-" and sys.stdin is not None and sys.stdin.isatty():
         print("Reading lines from the terminal; end with Ctrl-D.", file=sys.stderr)
     lines = _lines(_decode(*_read(source)))
     pipeline = _pipeline(model, threads, beams)
@@ -188,6 +234,25 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
             print(f"  Licence of the weights: {about['licence']}")
 
 
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """Say what is installed and which attention kernels there are, and check in about two seconds that they are right.
+
+    The exit code is 1 where something is wrong. A native kernel that was not built is not: regard works without it.
+    """
+    from regard.doctor import examine, lines
+
+    def tell(part: str, value: Any) -> None:
+        for line in lines(part, value):
+            print(line, flush=True)
+
+    examination = examine() if as_json else examine(tell)
+    if as_json:
+        print(json.dumps(examination, ensure_ascii=False, indent=2, allow_nan=False))
+    if not examination["healthy"]:
+        raise SystemExit(1)
+
+
 def _pipeline(model: str, threads: int | None, beams: int | None) -> TranslationPipeline:
     import torch
 
@@ -211,8 +276,7 @@ def _input(source: str, is_text: bool) -> tuple[str, str]:
         if not is_text and _looks_like_path(source):
             raise InputError(f"{source}: no such file (write --text if it is the text itself)")
         name, content = _slug(source), _encodable(source)
-    content = " ".join(content.split())  # a sentence that was broken over lines is still one
-    if not content:
+    if not content.strip():
         raise InputError(f"{'the input' if source in ('-', '') else source} is empty; there is nothing to see")
     return name, content
 
@@ -247,6 +311,8 @@ def _slug(text: str) -> str:
 def _read(source: str) -> tuple[str, bytes]:
     """A name for messages, and the bytes of a file or of standard input (-)."""
     if source == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed")
         return "standard input", sys.stdin.buffer.read()
     return source, Path(source).read_bytes()
 
@@ -276,13 +342,6 @@ def _lines(text: str) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def _writable(path: Path, force: bool) -> None:
-    """Finds out before the work whether a page can be written, by `view.html.write`'s own rules."""
-    from regard.view.html import check_path
-
-    check_path(path, force=force)
-
-
 @contextmanager
 def _sink(output: Path | None) -> Generator[Any]:
     """A function that writes text to standard output, or to a file that appears whole or not at all."""
@@ -293,18 +352,11 @@ def _sink(output: Path | None) -> Generator[Any]:
         finally:
             stream.flush()
         return
-    target = Path(os.path.realpath(output))  # a link stays a link
-    beside = target.with_name(f".{target.name[:64]}.{secrets.token_hex(4)}.part")
     try:
-        with beside.open("x", encoding="utf-8", newline="") as stream:
+        with replacing(output) as part, part.open("x", encoding="utf-8", newline="") as stream:
             yield stream.write
-        if target.exists():
-            beside.chmod(stat.S_IMODE(target.stat().st_mode))
-        os.replace(beside, target)
     except OSError as error:
         raise InputError(f"{output} cannot be written: {(error.strerror or str(error)).lower()}") from None
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _check_output(output: Path, force: bool) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from regard.attention import fused, reference
 from regard.attention.mask import Mask
+from regard.attention.native import backend as native
 from regard.attention.observation import Observation, Watch
 from regard.attention.request import Bias, Request, checked
 
@@ -39,6 +40,7 @@ def _reference_refuses(request: Request) -> str | None:
 
 
 BACKENDS: dict[str, Backend] = {
+    "native": Backend(native.attend, native.attend_observed, native.refuses, native.prefers),
     "fused": Backend(fused.attend, fused.attend_observed, lambda _: None, lambda _: True),
     "reference": Backend(reference.attend, reference.attend_observed, _reference_refuses, lambda _: False),
 }
@@ -76,7 +78,7 @@ def attend(
         softcap: scores are softcap · tanh(score / softcap), before bias and mask.
         sink_logits: (Hq,), a learned logit a head, whose weight goes nowhere.
         dropout: probability with which a weight is dropped.
-        backend: "auto", "fused" or "reference".
+        backend: "auto", "native", "fused" or "reference".
 
     Returns:
         (B, Hq, Lq, Dv), in the dtype of the query.
@@ -139,7 +141,7 @@ def attend_observed(
         softcap: caps the scores.
         sink_logits: (Hq,).
         dropout: probability with which a weight is dropped; the weights observed are those before.
-        backend: "auto", "fused" or "reference".
+        backend: "auto", "native", "fused" or "reference".
 
     Returns:
         The output (B, Hq, Lq, Dv) and the Observation.

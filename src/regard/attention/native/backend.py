@@ -1,0 +1,116 @@
+"""The native kernel as a backend: what it serves, what it is preferred for, and the calls themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+
+from regard.attention import fused
+from regard.attention.native import compiled, library, operator
+from regard.attention.native.lowering import DTYPES, Lowered, has_form, lowered
+from regard.attention.observation import Observation, Watch, kept
+from regard.attention.request import Request
+
+MOST_TOP = 64
+
+
+def attend(request: Request) -> Tensor:
+    """softmax(scores) · value, (B, Hq, Lq, Dv)."""
+    call = lowered(request)
+    if torch.compiler.is_compiling():
+        return compiled.attend(*call.arguments())[0]
+    if _needs_gradient(call):
+        return operator.Attend.apply(*call.arguments())  # type: ignore[no-any-return]
+    return operator.forward(call)[0]
+
+
+def attend_observed(request: Request, watch: Watch) -> tuple[Tensor, Observation]:
+    """The output of `attend`, and what each row saw."""
+    if watch.rows is not None or watch.top > MOST_TOP:
+        return fused.attend_observed(request, watch)
+    call = lowered(request)
+    segments, count = None, 0
+    if watch.segments is not None:
+        segments = torch.atleast_2d(watch.segments).to(torch.int32).contiguous()
+        count = max(int(segments.max()) + 1, 0) if segments.numel() else 0
+    asked = (watch.top, watch.received, watch.entropy, watch.position, segments, count)
+    seen: dict[str, Any]
+    if torch.compiler.is_compiling():
+        output, logsumexp, seen = _compiled(call, watch, segments, count)
+    elif _needs_gradient(call):
+        output, logsumexp, *fields = operator.AttendObserved.apply(asked, *call.arguments())  # type: ignore[misc]
+        seen = dict(zip(operator.SEEN, fields, strict=True))
+    else:
+        output, logsumexp, seen = operator.forward_observed(call, *asked)
+    return output, Observation(logsumexp=logsumexp, kept=kept(request) if watch.keep else None, **seen)
+
+
+def _compiled(
+    call: Lowered, watch: Watch, segments: Tensor | None, count: int
+) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
+    """`operator.forward_observed` inside torch.compile. Where gradients are needed, they come from a second pass."""
+    tensors, *numbers = compiled.split(call.arguments())
+    detached = [None if tensor is None else tensor.detach() for tensor in tensors]
+    asked = [watch.received, watch.entropy, watch.position]
+    output, logsumexp, *fields = compiled.attend_observed(detached, *numbers, watch.top, asked, segments, count)
+    if _needs_gradient(call):
+        output = compiled.attend(*call.arguments())[0]
+    wanted = {
+        "top_keys": watch.top > 0,
+        "top_weights": watch.top > 0,
+        "rest": watch.top > 0,
+        "entropy": watch.entropy,
+        "sink_weight": call.sink is not None,
+        "mean_position": watch.position,
+        "mean_distance": watch.position,
+        "received": watch.received,
+        "segment_mass": segments is not None,
+    }
+    named = zip(operator.SEEN, fields, strict=True)
+    return output, logsumexp, {name: field if wanted.get(name, True) else None for name, field in named}
+
+
+def refuses(request: Request) -> str | None:
+    """Why the kernel cannot serve a call."""
+    query, bias = request.query, request.bias
+    if library.load() is None:
+        return f"backend is not there: {library.why_missing()}"
+    if query.device.type != "cpu":
+        return f"query is on {query.device}; the native kernel computes on the CPU"
+    if query.dtype not in DTYPES:
+        return f"query has dtype {query.dtype}; it may be float32, bfloat16 or float16"
+    if request.dropout:
+        return f"dropout is {request.dropout}; the native kernel has none"
+    if isinstance(bias, Tensor) and bias.dtype not in DTYPES:
+        return f"bias has dtype {bias.dtype}; it may be float32, bfloat16 or float16"
+    if isinstance(bias, Tensor) and request.bias_needs_grad():
+        return "bias needs a gradient; the native kernel gives none to a matrix"
+    if 0 in query.shape or 0 in request.value.shape:
+        return f"query has shape {tuple(query.shape)} and value {tuple(request.value.shape)}; there is nothing to do"
+    if not has_form(request):
+        return "mask is no intervals of keys, and too large to be written out"
+    if _transformed(request):
+        return "query, key or value is no plain tensor: a transformation such as vmap or forward differentiation is on"
+    return None
+
+
+def prefers(request: Request) -> bool:
+    """Whether the kernel is at least as fast as PyTorch's for a call."""
+    return True
+
+
+def _needs_gradient(call: Lowered) -> bool:
+    tensors = (call.query, call.key, call.value, call.distance, call.sink)
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def _transformed(request: Request) -> bool:
+    if torch.compiler.is_compiling():
+        return False
+    plain = (Tensor, torch.nn.Parameter)
+    if any(type(tensor) not in plain for tensor in (request.query, request.key, request.value)):
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0  # pyright: ignore

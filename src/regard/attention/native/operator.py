@@ -1,0 +1,161 @@
+"""The native kernel as PyTorch calls it: plain functions, their gradients, and operators that torch.compile can see.
+
+Called directly where nothing is compiled, since an operator of `torch.library` takes ten times as long to call as the
+kernel does; inside torch.compile the same functions are the operators `regard::attend` and `regard::attend_observed`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from regard.attention.native import library
+from regard.attention.native.lowering import Lowered, packed_call, packed_gradients, packed_seen
+
+SEEN = (
+    "max_weight",
+    "top_keys",
+    "top_weights",
+    "rest",
+    "entropy",
+    "sink_weight",
+    "mean_position",
+    "mean_distance",
+    "received",
+    "segment_mass",
+)
+"""Fields of an Observation that the kernel writes besides logsumexp, in the order in which operators return them."""
+
+
+def forward(call: Lowered) -> tuple[Tensor, Tensor]:
+    """The output (B, Hq, Lq, Dv), and the logsumexp (B, Hq, Lq) in float32."""
+    output, logsumexp = _outputs(call)
+    packed = packed_call(call, output, logsumexp, torch.get_num_threads())
+    _succeed(_library().regard_attend(packed))
+    return output, logsumexp
+
+
+def forward_observed(
+    call: Lowered,
+    top: int,
+    received: bool,
+    entropy: bool,
+    position: bool,
+    segments: Tensor | None,
+    segment_count: int,
+) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
+    """As `forward`, and the fields of an Observation that were asked for; `segments` is (B|1, Lk) int32."""
+    output, logsumexp = _outputs(call)
+    B, Hq, Lq = logsumexp.shape
+    Lk = call.key.shape[2]
+
+    def new(wanted: bool, *sizes: int, dtype: torch.dtype = torch.float32) -> Tensor | None:
+        return torch.empty(B, Hq, *sizes, dtype=dtype) if wanted else None
+
+    seen = {
+        "max_weight": new(True, Lq),
+        "top_keys": new(top > 0, Lq, top, dtype=torch.int32),
+        "top_weights": new(top > 0, Lq, top),
+        "rest": new(top > 0, Lq),
+        "entropy": new(entropy, Lq),
+        "sink_weight": new(call.sink is not None, Lq),
+        "mean_position": new(position, Lq),
+        "mean_distance": new(position, Lq),
+        "received": new(received, Lk),
+        "segment_mass": new(segments is not None, Lq, segment_count),
+    }
+    packed = packed_call(call, output, logsumexp, torch.get_num_threads())
+    _succeed(_library().regard_attend_observed(packed, packed_seen(seen, top, segments)))
+    return output, logsumexp, seen
+
+
+def backward(
+    call: Lowered, output: Tensor, logsumexp: Tensor, grad_output: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """The gradients of query, key, value, distances and sink."""
+    gradients = (torch.empty_like(call.query), torch.empty_like(call.key), torch.empty_like(call.value))
+    distance = None
+    if call.distance is not None:
+        distance = call.distance.new_zeros(call.query.shape[0], *call.distance.shape)
+    packed = packed_call(call, output, logsumexp, torch.get_num_threads())
+    _succeed(_library().regard_backward(packed, packed_gradients(grad_output, gradients, distance)))
+    sink = None
+    if call.sink is not None:
+        weight = torch.exp(call.sink[:, None] - logsumexp)  # (B, Hq, Lq), which went nowhere
+        sink = -(weight * (grad_output.float() * output.float()).sum(-1)).sum((0, 2))
+    return (*gradients, None if distance is None else distance.sum(0), sink)
+
+
+def _outputs(call: Lowered) -> tuple[Tensor, Tensor]:
+    B, Hq, Lq, _ = call.query.shape
+    # (B, Lq, Hq, Dv) in memory: joining the heads afterwards copies nothing.
+    output = call.query.new_empty(B, Lq, Hq, call.value.shape[3]).transpose(1, 2)
+    return output, torch.empty(B, Hq, Lq, dtype=torch.float32)
+
+
+def _library() -> Any:
+    found = library.load()
+    if found is None:
+        raise RuntimeError(f"the native kernel is not there: {library.why_missing()}")
+    return found
+
+
+def _succeed(status: int) -> None:
+    if status:
+        raise MemoryError("attention: not enough memory")
+
+
+class Attend(torch.autograd.Function):
+    """`forward` with gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        """The output; `arguments` are the fields of a Lowered."""
+        call = Lowered(*arguments)
+        output, logsumexp = forward(call)
+        _remember(ctx, call, output, logsumexp)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        """The gradients of all arguments of `forward`."""
+        return _gradients(ctx, grad_outputs[0])
+
+
+class AttendObserved(torch.autograd.Function):
+    """`forward_observed` with gradients of the output."""
+
+    @staticmethod
+    def forward(ctx: Any, watch: tuple[Any, ...], *arguments: Any) -> tuple[Tensor | None, ...]:
+        """The output, the logsumexp, then SEEN; `watch` holds the further arguments of `forward_observed`."""
+        call = Lowered(*arguments)
+        output, logsumexp, seen = forward_observed(call, *watch)
+        _remember(ctx, call, output, logsumexp)
+        fields = (logsumexp, *(seen[name] for name in SEEN))
+        ctx.mark_non_differentiable(*(field for field in fields if field is not None))
+        return (output, *fields)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        """The gradients of all arguments of `forward`; only the output has one."""
+        return (None, *_gradients(ctx, grad_outputs[0]))
+
+
+def _remember(ctx: Any, call: Lowered, output: Tensor, logsumexp: Tensor) -> None:
+    arguments = call.arguments()
+    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+    ctx.save_for_backward(*tensors, output, logsumexp)
+    ctx.arguments = [None if isinstance(argument, Tensor) else (argument,) for argument in arguments]
+
+
+@once_differentiable
+def _gradients(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, output, logsumexp = ctx.saved_tensors
+    left = iter(tensors)
+    call = Lowered(*(next(left) if kept is None else kept[0] for kept in ctx.arguments))
+    query, key, value, distance, sink = backward(call, output, logsumexp, grad_output)
+    gradients = {"query": query, "key": key, "value": value, "distance": distance, "sink": sink}
+    return tuple(gradients.get(name) for name in Lowered.__dataclass_fields__)
