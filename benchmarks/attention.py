@@ -1,208 +1,138 @@
-"""Memory, accuracy and cost of attention that says what it saw.
+"""Speed, memory and accuracy of attention that says what it saw.
 
-    python benchmarks/attention.py            everything, about three minutes
-    python benchmarks/attention.py memory     peak memory at 16,384 elements, each case in a process of its own
-    python benchmarks/attention.py accuracy   largest error of every statistic against float64
-    python benchmarks/attention.py speed      observed and plain against torch's SDPA, ratios of CPU time
+    python benchmarks/attention.py                       everything, about seven minutes on two cores
+    python benchmarks/attention.py --quick               every figure on few shapes, within 40 seconds
+    python benchmarks/attention.py speed                 forward, observed, backward and decode, about six minutes
+    python benchmarks/attention.py memory                peak memory at 16,384 elements, about a minute
+    python benchmarks/attention.py accuracy              largest error of every statistic, a few seconds
+    python benchmarks/attention.py --only decode         one part of the speed, about a minute
+    python benchmarks/attention.py speed --shapes 1x12x512 causal   the shapes whose name contains one of the texts
+    python benchmarks/attention.py --isa avx2            the native kernel and torch both held to AVX2
+    python benchmarks/attention.py --json FILE           also writes every figure to a file
 
-Memory is resident set size, sampled every 10 ms, less that just before the call and less the output.
+The sides of a comparison are
+  attend and attend_observed, with `Watch(keep=False)`: every statistic, no copies of query and key (those are counted
+  in the row "keep=True");
+  torch's scaled_dot_product_attention as its users call it: contiguous inputs, is_causal=True for causal masks,
+  enable_gqa=True for grouped heads, no mask for a single row;
+  softmax in the open: the matrix of weights, and from it the output, the eight largest weights of a row, what each key
+  received, entropy, mean position, mean distance, logsumexp and the largest weight.
+All inputs are float32, random, and warm in the caches as far as they fit. In a decode shape one new row looks at all
+keys; attend is called as in decoding, with the causal mask and the position of the row.
+
+Sides take turns in one process; ratios are medians over rounds (`attention_bench/timing.py`). One thread is measured in
+CPU time, more in wall time. Backward is torch.autograd.grad of query, key and value for the same gradient of the
+output, alone, on a graph that was recorded outside; forward and backward together are measured too, so that nothing can
+hide in the forward pass. Operations are 4·B·H·D for each pair of query and key that the mask allows, counted; the peak
+is what one core reaches when it only multiplies and adds in registers.
+
+Goals that are missed are printed; the exit code is 1 only where a promise of memory or accuracy is broken.
 """
 
 import argparse
-import math
-import statistics
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from attention_bench import limits, machine, report, shapes, timing
+from attention_bench.speed import PARTS, Plan, Progress, Result, measure
 
-from regard import ALiBi, Causal, Padding, Watch, Window, attend, attend_observed
+from regard.attention.dispatch import BACKENDS
 
-MEMORY_SHAPE = (1, 8, 16384, 64)  # B, H, N, D
-MEMORY_LIMIT = 400e6
-EPSILON = torch.finfo(torch.float32).eps
+WHAT = (*PARTS, "memory", "accuracy")
 
 
 def main() -> int:
-    """Run what was asked for; 1 if a promised figure is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=[[], "memory", "accuracy", "speed"], help="default: all")
-    parser.add_argument("--case", help=argparse.SUPPRESS)  # one memory measurement, in this process
-    parser.add_argument("--length", type=int, default=MEMORY_SHAPE[2], help="elements, for memory")
+    """Run what was asked for; 1 if a promised figure is missed, 130 if interrupted."""
+    parser = _parser()
     arguments = parser.parse_args()
+    if arguments.backend not in ("auto", *BACKENDS):
+        parser.error(f"--backend is {arguments.backend}; here it may be auto, {' or '.join(BACKENDS)}")
+    if arguments.backend == "native" and machine.native_library() is None:
+        parser.error("--backend is native, and the native kernel is not there")
     if arguments.case is not None:
-        print(_peak(memory_cases()[arguments.case], arguments.length))
+        print(limits.memory_of(arguments.case, arguments.length, arguments.backend))
         return 0
-    what = arguments.what or ["memory", "accuracy", "speed"]
-    kept = True
-    if "memory" in what:
-        kept &= _memory(arguments.length)
-    if "accuracy" in what:
-        kept &= _accuracy()
-    if "speed" in what:
-        _speed()
-    return 0 if kept else 1
+    if arguments.isa is not None:
+        machine.restart_with_isa(arguments.isa)
+        try:
+            machine.use_isa(arguments.isa)
+        except ValueError as error:
+            parser.error(f"--isa: {error}")
+    parts = _parts(arguments.what + arguments.only)
+    chosen = shapes.select(arguments.shapes, quick=arguments.quick, tiny=arguments.tiny)
+    if not chosen:
+        parser.error(f"--shapes {' '.join(arguments.shapes)}: no shape has such a name")
+    described = machine.describe()
+    report.print_machine(described, arguments.backend, arguments.threads)
+    record: dict[str, Any] = {"format_version": 1, "arguments": sys.argv[1:], "machine": described}
+    return _run(arguments, parts, chosen, record)
 
 
-def memory_cases() -> dict[str, Callable[[Tensor], object]]:
-    """What is measured: a function of x (1, 8, N, 64), its query, key and value at once."""
-    return {
-        "attend": lambda x: attend(x, x, x),
-        "attend, causal": lambda x: attend(x, x, x, mask=Causal()),
-        "attend, window of 256": lambda x: attend(x, x, x, mask=Window(255, 0)),
-        "attend, padding": lambda x: attend(x, x, x, mask=Padding(torch.tensor([x.shape[2] - 100]))),
-        "attend, ALiBi": lambda x: attend(x, x, x, mask=Causal(), bias=ALiBi.standard(8)),
-        "attend_observed": lambda x: attend_observed(x, x, x, watch=Watch()),
-        "attend_observed, causal": lambda x: attend_observed(x, x, x, mask=Causal(), watch=Watch()),
-    }
-
-
-def _memory(length: int) -> bool:
-    B, H, _, D = MEMORY_SHAPE
-    matrix = B * H * length * length * 4
-    print(f"memory beyond inputs and output at (B, H, N, D) = {(B, H, length, D)}, float32;")
-    print(f"the matrix of weights would take {matrix / 1e6:,.0f} MB, the promise is {MEMORY_LIMIT / 1e6:.0f} MB")
-    kept = True
-    for name in memory_cases():
-        command = [sys.executable, str(Path(__file__)), "--case", name, "--length", str(length)]
-        seconds, peak = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
-        kept &= peak < MEMORY_LIMIT
-        print(f"  {name:26} {peak / 1e6:7.1f} MB   1/{matrix / max(peak, 1):.0f} of the matrix   {seconds:6.1f} s")
-    return kept
-
-
-def _peak(case: Callable[[Tensor], object], length: int) -> str:
-    x = torch.randn(MEMORY_SHAPE[0], MEMORY_SHAPE[1], length, MEMORY_SHAPE[3])
-    case(x[:, :, :128])  # what is allocated once, such as thread pools, belongs to no call
-    page, done = 4096, threading.Event()
-    resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * page  # noqa: E731
-    before = resident()
-    highest = before
-
-    def sample() -> None:
-        nonlocal highest
-        while not done.wait(0.01):
-            highest = max(highest, resident())
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    began = time.perf_counter()
-    result = case(x)
-    seconds = time.perf_counter() - began
-    highest = max(highest, resident())
-    done.set()
-    sampler.join()
-    output = result[0] if isinstance(result, tuple) else result
-    assert isinstance(output, Tensor)
-    return f"{seconds} {highest - before - output.numel() * output.element_size()}"
-
-
-def _accuracy() -> bool:
-    """Every statistic on plain, offset and peaked inputs; an error counts as the smaller of absolute and relative."""
-    print("largest error against float64 (the smaller of absolute and relative), and the promise max(1e-5, 8 eps |s|)")
-    kept = True
-    for name, shift, factor in (("plain", 0.0, 1.0), ("offset", 100.0, 1.0), ("peaked", 0.0, 30.0)):
-        torch.manual_seed(0)
-        q, k, v = (torch.randn(2, 4, 700, 64) * factor + shift for _ in range(3))
-        watch = Watch(top=8, segments=torch.arange(700) // 100)
-        _, seen = attend_observed(q, k, v, mask=Causal(), watch=watch)
-        exact, largest = _exact(q.double(), k.double(), watch)
-        promise = max(1e-5, 8 * EPSILON * largest)
-        errors = {field: _error(getattr(seen, field), value) for field, value in exact.items()}
-        worst = max(errors, key=lambda field: errors[field])
-        kept &= errors[worst] <= promise
-        print(f"  {name:7} {errors[worst]:.1e} ({worst}) of {promise:.1e} allowed; largest |score| {largest:.0f}")
-    return kept
-
-
-def _exact(q: Tensor, k: Tensor, watch: Watch) -> tuple[dict[str, Tensor], float]:
-    """The statistics of causal attention in float64, from the matrix, and the largest score."""
-    n = q.shape[2]
-    i, j = torch.arange(n)[:, None], torch.arange(n)[None]
-    raw = q @ k.transpose(-1, -2) / math.sqrt(q.shape[3])
-    s = raw.masked_fill(j > i, -torch.inf)
-    p = s.softmax(-1)
-    assert watch.segments is not None
-    onehot = (watch.segments[:, None] == torch.arange(int(watch.segments.max()) + 1)).double()
-    top = p.topk(watch.top, -1).values
-    exact = {
-        "logsumexp": s.logsumexp(-1),
-        "max_weight": p.amax(-1),
-        "top_weights": top,
-        "rest": 1 - top.sum(-1),
-        "entropy": torch.special.entr(p).sum(-1),
-        "mean_position": (p * j).sum(-1),
-        "mean_distance": (p * (i - j).abs()).sum(-1),
-        "received": p.sum(-2),
-        "segment_mass": p @ onehot,
-    }
-    return exact, float(raw[s > -torch.inf].abs().max())
-
-
-def _error(found: Tensor, exact: Tensor) -> float:
-    absolute = (found.double() - exact).abs()
-    return float(torch.minimum(absolute, absolute / exact.abs().clamp(min=1e-300)).max())
-
-
-def _speed() -> None:
-    """CPU time on one thread."""
-    torch.set_num_threads(1)
-    print("CPU time on one thread: torch's SDPA, and ratios to it (medians of 4, the sides in turn)")
-    print(f"  {'B H N D':18} {'SDPA':>9} {'attend':>8} {'observed':>9} {'in the open, same statistics':>30}")
-    for shape, causal in (
-        ((8, 12, 128, 64), False),
-        ((1, 12, 512, 64), False),
-        ((1, 8, 2048, 64), False),
-        ((1, 8, 2048, 64), True),
-    ):
-        sdpa, plain, observed, opened = _times(shape, causal)
-        name = " ".join(map(str, shape)) + (" causal" if causal else "")
-        print(f"  {name:18} {sdpa * 1e3:6.1f} ms {plain / sdpa:7.2f}x {observed / sdpa:8.2f}x {opened / sdpa:29.2f}x")
-
-
-def _times(shape: tuple[int, int, int, int], causal: bool) -> list[float]:
-    """Seconds of each side."""
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(shape) for _ in range(3))
-    mask = Causal() if causal else None
-    sides: tuple[Callable[[], object], ...] = (
-        lambda: F.scaled_dot_product_attention(q, k, v, is_causal=causal),
-        lambda: attend(q, k, v, mask=mask),
-        lambda: attend_observed(q, k, v, mask=mask, watch=Watch()),
-        lambda: _in_the_open(q, k, v, causal),
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("what", nargs="*", choices=[[], "speed", *WHAT], help="parts to run; default: all")
+    add("--only", action="append", default=[], choices=WHAT, help="the same; may be given several times")
+    add("--quick", action="store_true", help="few shapes and rounds, every column, within 40 seconds")
+    add("--shapes", nargs="+", default=[], metavar="TEXT", help="only shapes whose name contains one of these texts")
+    add("--threads", type=_threads, default=(1, 2), metavar="N,N", help="numbers of threads, default 1,2")
+    add("--backend", choices=("auto", "native", "fused"), default="auto", help="of attend, default auto")
+    add(
+        "--isa",
+        help="instruction set of the native backend. So that torch is like for like, avx2 and baseline start this"
+        " program anew with ATEN_CPU_CAPABILITY, MKL_ENABLE_INSTRUCTIONS and ONEDNN_MAX_CPU_ISA set, which must be"
+        " in the environment before torch is loaded",
     )
-    times: list[list[float]] = [[] for _ in sides]
-    for _ in range(5):
-        for side, taken in zip(sides, times, strict=True):
-            began = time.process_time()
-            side()
-            taken.append(time.process_time() - began)
-    return [statistics.median(taken[1:]) for taken in times]
+    add("--json", type=Path, metavar="FILE", help="write every figure to FILE")
+    add("--length", type=int, help="elements, for memory; default 16,384, with --quick 4,096")
+    add("--case", help=argparse.SUPPRESS)  # one memory measurement, in this process
+    add("--tiny", action="store_true", help=argparse.SUPPRESS)  # toy shapes, for the tests
+    return parser
 
 
-def _in_the_open(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> object:
-    """What one writes by hand: the whole matrix, then its statistics."""
-    s = q @ k.transpose(-1, -2) / math.sqrt(q.shape[3])
-    if causal:
-        s = s.masked_fill(torch.ones(s.shape[-2:], dtype=torch.bool).triu(1), -torch.inf)
-    p = s.softmax(-1)
-    j = torch.arange(k.shape[2], dtype=torch.float32)
-    distance = (j - j[:, None]).abs()
-    return (
-        p @ v,
-        p.topk(8, -1),
-        p.sum(-2),
-        torch.special.entr(p).sum(-1),
-        p @ j,
-        (p * distance).sum(-1),
-        s.logsumexp(-1),
-    )
+def _threads(text: str) -> tuple[int, ...]:
+    numbers = tuple(sorted({int(part) for part in text.split(",")}))
+    if min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a list of positive numbers such as 1,2")
+    return numbers
+
+
+def _parts(names: list[str]) -> list[str]:
+    wanted = {*names} | ({*PARTS} if "speed" in names else set())
+    return [part for part in WHAT if part in wanted or not wanted]
+
+
+def _run(arguments: argparse.Namespace, parts: list[str], chosen: list[shapes.Shape], record: dict[str, Any]) -> int:
+    """Measures, prints and writes; what was measured before an interruption is printed and written too."""
+    say, results = Progress(), dict[str, Result]()
+    memory, accuracy = list[dict[str, object]](), list[dict[str, object]]()
+    kept = complete = True
+    try:
+        if "memory" in parts:
+            say("memory")
+            cases = limits.MEMORY_QUICK if arguments.quick else tuple(limits.memory_cases(arguments.backend))
+            length = arguments.length or (4096 if arguments.quick else limits.MEMORY_SHAPE[2])
+            kept &= limits.memory(length, arguments.backend, cases, memory)
+        if "accuracy" in parts:
+            say("accuracy")
+            kept &= limits.accuracy(arguments.backend, accuracy)
+        effort = timing.TINY if arguments.tiny else timing.QUICK if arguments.quick else timing.FULL
+        speed = [part for part in parts if part in PARTS]
+        measure(Plan(chosen, speed, arguments.threads, effort, arguments.backend), results, say)
+    except KeyboardInterrupt:
+        complete = False
+        print("\ninterrupted; this is what there is")
+    outcomes = report.outcomes_of(list(results.values()))
+    if results:
+        report.print_table(list(results.values()), arguments.threads, record["machine"]["peak_is"])
+        report.print_goals(outcomes)
+    say("done" if complete else "interrupted")
+    if arguments.json is not None:
+        record |= {"complete": complete, "promises_kept": kept, "memory": memory, "accuracy": accuracy}
+        record |= {"shapes": report.shapes_to_json(list(results.values())), "goals": report.goals_to_json(outcomes)}
+        report.write_json(arguments.json, record)
+    return (0 if kept else 1) if complete else 130
 
 
 if __name__ == "__main__":
