@@ -36,7 +36,7 @@ def of_nines(refuses: str | None = None, prefers: bool = True) -> Backend:
         return NINES, BACKENDS["fused"].attend_observed(request, watch)[1]
 
     answer: Callable[[Request], str | None] = lambda _: refuses  # noqa: E731
-    return Backend(attend, observed, answer, lambda _: prefers)
+    return Backend(attend, observed, answer, lambda *_: prefers)
 
 
 def test_auto_takes_the_first_that_does_not_refuse_and_prefers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,13 +26,13 @@ class Backend:
         attend: from a checked call to its output.
         attend_observed: the same, with what was seen.
         refuses: why a call cannot be served, beginning with the argument's name, or None.
-        prefers: whether `auto` should use it for a call that it does not refuse.
+        prefers: whether `auto` should use it for a call that it does not refuse, which may be an observed one.
     """
 
     attend: Callable[[Request], Tensor]
     attend_observed: Callable[[Request, Watch], tuple[Tensor, Observation]]
     refuses: Callable[[Request], str | None]
-    prefers: Callable[[Request], bool]
+    prefers: Callable[[Request, bool], bool]
 
 
 def _reference_refuses(request: Request) -> str | None:
@@ -41,8 +41,8 @@ def _reference_refuses(request: Request) -> str | None:
 
 BACKENDS: dict[str, Backend] = {
     "native": Backend(native.attend, native.attend_observed, native.refuses, native.prefers),
-    "fused": Backend(fused.attend, fused.attend_observed, lambda _: None, lambda _: True),
-    "reference": Backend(reference.attend, reference.attend_observed, _reference_refuses, lambda _: False),
+    "fused": Backend(fused.attend, fused.attend_observed, lambda _: None, lambda *_: True),
+    "reference": Backend(reference.attend, reference.attend_observed, _reference_refuses, lambda *_: False),
 }
 """Every backend, in the order in which `auto` asks them."""
 
@@ -176,17 +176,17 @@ def attend_observed(
 def observe_request(request: Request, watch: Watch, backend: str = "auto") -> tuple[Tensor, Observation]:
     """`attend_observed` for a call that is checked already."""
     watch.check(request)
-    return choose(request, backend).attend_observed(request, watch)
+    return choose(request, backend, observed=True).attend_observed(request, watch)
 
 
-def choose(request: Request, backend: str = "auto") -> Backend:
+def choose(request: Request, backend: str = "auto", observed: bool = False) -> Backend:
     """The backend that serves a call.
 
     Raises:
         ValueError: the name is unknown, or the backend refuses the call.
     """
     if backend == "auto":
-        return next(b for b in BACKENDS.values() if b.refuses(request) is None and b.prefers(request))
+        return next(b for b in BACKENDS.values() if b.refuses(request) is None and b.prefers(request, observed))
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; it may be one of auto, {', '.join(BACKENDS)}")
     reason = BACKENDS[backend].refuses(request)

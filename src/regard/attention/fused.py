@@ -29,10 +29,10 @@ def attend(request: Request) -> Tensor:
     """softmax(scores) · value, (B, Hq, Lq, Dv)."""
     if request.Lk == 0:
         return request.query.new_zeros(*request.query.shape[:3], request.value.shape[3])
+    if is_one_call(request):
+        return _sdpa(request.query, request.key, request.value, request.scale, None, request.mask is not None)
     if _by_strips(request):
         return _attend_by_strips(request, None)
-    if request.bias is None and (request.mask is None or _is_square_causal(request)):
-        return _sdpa(request.query, request.key, request.value, request.scale, None, request.mask is not None)
     call, view = strips.prepared(request)
 
     def step(strip: Strip) -> Tensor:
@@ -55,6 +55,12 @@ def attend_observed(request: Request, watch: Watch) -> tuple[Tensor, Observation
             s = strips.scores(call, strip)
             collector.add(strip, s, strips.softmax(s, request.sink_logits))
     return attend(request), collector.observation()
+
+
+def is_one_call(request: Request) -> bool:
+    """Whether stock SDPA computes a call as it is."""
+    plain = request.bias is None and (request.mask is None or _is_square_causal(request))
+    return plain and not _by_strips(request)
 
 
 def _by_strips(request: Request) -> bool:

@@ -131,6 +131,32 @@ def checked(
 
 
 def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
+    if not _alike(query, key, value):
+        _name_what_differs(query, key, value)
+    if key.shape[3] != query.shape[3]:
+        raise ValueError(f"key has head size {key.shape[3]} and query {query.shape[3]}; they must be the same")
+    if key.shape[1] != value.shape[1] or key.shape[2] != value.shape[2]:
+        raise ValueError(
+            f"key has {key.shape[1]} heads of {key.shape[2]} elements and value {value.shape[1]} heads of"
+            f" {value.shape[2]}; they must be the same"
+        )
+    Hq, Hkv = query.shape[1], key.shape[1]
+    if Hkv == 0 or Hq % Hkv:
+        raise ValueError(f"{Hq} query heads are not a multiple of {Hkv} key/value heads")
+
+
+def _alike(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether dimensions, kinds, devices and batches are right: in one go, as every call pays for it."""
+    return (
+        query.dim() == key.dim() == value.dim() == 4
+        and query.is_floating_point()
+        and query.dtype == key.dtype == value.dtype
+        and query.device == key.device == value.device
+        and query.shape[0] == key.shape[0] == value.shape[0]
+    )
+
+
+def _name_what_differs(query: Tensor, key: Tensor, value: Tensor) -> None:
     for name, tensor, shape in (
         ("query", query, "(B, Hq, Lq, D)"),
         ("key", key, "(B, Hkv, Lk, D)"),
@@ -146,16 +172,6 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
             raise ValueError(f"{name} is on {tensor.device} and query on {query.device}; they must be the same")
         if tensor.shape[0] != query.shape[0]:
             raise ValueError(f"{name} has a batch of {tensor.shape[0]} and query of {query.shape[0]}")
-    if key.shape[3] != query.shape[3]:
-        raise ValueError(f"key has head size {key.shape[3]} and query {query.shape[3]}; they must be the same")
-    if key.shape[1] != value.shape[1] or key.shape[2] != value.shape[2]:
-        raise ValueError(
-            f"key has {key.shape[1]} heads of {key.shape[2]} elements and value {value.shape[1]} heads of"
-            f" {value.shape[2]}; they must be the same"
-        )
-    Hq, Hkv = query.shape[1], key.shape[1]
-    if Hkv == 0 or Hq % Hkv:
-        raise ValueError(f"{Hq} query heads are not a multiple of {Hkv} key/value heads")
 
 
 def _check_start(start: int | Tensor, B: int) -> None:

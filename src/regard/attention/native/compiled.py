@@ -15,7 +15,7 @@ from torch.library import custom_op
 from regard.attention.native import operator
 from regard.attention.native.lowering import Lowered
 
-_NAMES = tuple(Lowered.__dataclass_fields__)
+_NAMES = tuple(Lowered._fields)
 
 
 @custom_op("regard::attend", mutates_args=())

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,8 +30,7 @@ _GRADIENTS = struct.Struct("=22q")
 _NO_TENSOR = (0, 0, 0, 0, 0)
 
 
-@dataclass(frozen=True, eq=False)
-class Lowered:
+class Lowered(NamedTuple):
     """What the kernel's operators take: tensors first, then numbers.
 
     `first` and `stop` (B|1, Lq) are int64; `starts` (B,), too; `allowed` and `bias` have four dimensions; `distance`
@@ -55,13 +54,6 @@ class Lowered:
     origin: int
     scale: float
     softcap: float
-
-    def arguments(self) -> tuple[Tensor | int | float | None, ...]:
-        """All fields, in order."""
-        return tuple(getattr(self, name) for name in _NAMES)
-
-
-_NAMES = tuple(field.name for field in fields(Lowered))
 
 
 def lowered(request: Request) -> Lowered:

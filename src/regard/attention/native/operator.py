@@ -30,9 +30,16 @@ SEEN = (
 """Fields of an Observation that the kernel writes besides logsumexp, in the order in which operators return them."""
 
 
+def output_of(call: Lowered) -> Tensor:
+    """The output (B, Hq, Lq, Dv)."""
+    output = _output(call)
+    _succeed(_library().regard_attend(packed_call(call, output, None, torch.get_num_threads())))
+    return output
+
+
 def forward(call: Lowered) -> tuple[Tensor, Tensor]:
-    """The output (B, Hq, Lq, Dv), and the logsumexp (B, Hq, Lq) in float32."""
-    output, logsumexp = _outputs(call)
+    """The output, and the logsumexp (B, Hq, Lq) in float32, which the gradient needs."""
+    output, logsumexp = _output(call), _logsumexp(call)
     packed = packed_call(call, output, logsumexp, torch.get_num_threads())
     _succeed(_library().regard_attend(packed))
     return output, logsumexp
@@ -48,7 +55,7 @@ def forward_observed(
     segment_count: int,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
     """As `forward`, and the fields of an Observation that were asked for; `segments` is (B|1, Lk) int32."""
-    output, logsumexp = _outputs(call)
+    output, logsumexp = _output(call), _logsumexp(call)
     B, Hq, Lq = logsumexp.shape
     Lk = call.key.shape[2]
 
@@ -89,11 +96,14 @@ def backward(
     return (*gradients, None if distance is None else distance.sum(0), sink)
 
 
-def _outputs(call: Lowered) -> tuple[Tensor, Tensor]:
+def _output(call: Lowered) -> Tensor:
     B, Hq, Lq, _ = call.query.shape
     # (B, Lq, Hq, Dv) in memory: joining the heads afterwards copies nothing.
-    output = call.query.new_empty(B, Lq, Hq, call.value.shape[3]).transpose(1, 2)
-    return output, torch.empty(B, Hq, Lq, dtype=torch.float32)
+    return call.query.new_empty(B, Lq, Hq, call.value.shape[3]).transpose(1, 2)
+
+
+def _logsumexp(call: Lowered) -> Tensor:
+    return torch.empty(call.query.shape[:3], dtype=torch.float32)
 
 
 def _library() -> Any:
@@ -145,7 +155,7 @@ class AttendObserved(torch.autograd.Function):
 
 
 def _remember(ctx: Any, call: Lowered, output: Tensor, logsumexp: Tensor) -> None:
-    arguments = call.arguments()
+    arguments = tuple(call)
     tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
     ctx.save_for_backward(*tensors, output, logsumexp)
     ctx.arguments = [None if isinstance(argument, Tensor) else (argument,) for argument in arguments]
@@ -158,4 +168,4 @@ def _gradients(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     call = Lowered(*(next(left) if kept is None else kept[0] for kept in ctx.arguments))
     query, key, value, distance, sink = backward(call, output, logsumexp, grad_output)
     gradients = {"query": query, "key": key, "value": value, "distance": distance, "sink": sink}
-    return tuple(gradients.get(name) for name in Lowered.__dataclass_fields__)
+    return tuple(gradients.get(name) for name in Lowered._fields)

@@ -1,4 +1,4 @@
-// Gradients, from scores computed again (arXiv 2205.14135): P = 2^(s - logsumexp), dS = P (dO · Vᵀ - Σ dO O).
+// Gradients, from scores computed again (arXiv 2205.14135): P = exp(s - logsumexp), dS = P (dO · Vᵀ - Σ dO O).
 //
 // A block of panels passes over the tiles of keys. Where lanes are queries, Pᵀ and dSᵀ come as in the forward pass, and
 // dQᵀ = Kᵀ · dSᵀ is mixed like an output; dV += Pᵀ · dO and dK += dSᵀ · Q have columns of dO and Q as lanes.
@@ -104,7 +104,7 @@ class Differentiator {
       const bool sees = i < panel.rows && panel.stop[i] > panel.first[i];
       const float lse =
           sees ? call_.logsumexp[(panel.b * call_.Hq + panel.head) * call_.Lq + row] : -INFINITE;
-      part.lse[i] = lse == -INFINITE ? INFINITE : lse * LOG2E;
+      part.lse[i] = lse == -INFINITE ? INFINITE : lse;
       part.delta[i] = 0;
       if (lse == -INFINITE) {
         memset(query, 0, static_cast<size_t>(ldq_) * 4), memset(grad, 0, static_cast<size_t>(ldv_) * 4);
@@ -143,7 +143,7 @@ class Differentiator {
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) {
         float* s = p + j * W + n * L;
-        store(s, exp2_of(load(s) * scoring.unit - lse[n]));
+        store(s, exp2_of((load(s) * scoring.natural - lse[n]) * LOG2E));
       }
     for (float* all : {part.p, part.ds}) {  // keys of the tile that lie outside of what the panel sees
       memset(all, 0, static_cast<size_t>(at) * 4);

@@ -17,8 +17,8 @@ constexpr int64_t FEW_ROWS = L / 2;  // queries of a head up to which this is fa
 // What one query found in one chunk.
 struct Found {
   float top = -INFINITE;         // the largest score
-  float zero = 0, total = 0;     // total is the sum of 2^(unit · score - zero)
-  float moment = 0, entropy = 0, distance = 0;  // Σ e (j - first key of the chunk), Σ e (zero - exponent), Σ e |i - j|
+  float total = 0;               // Σ e, of e = 2^(unit · (score - top))
+  float moment = 0, entropy = 0, distance = 0;  // Σ e (j - first key of the chunk), Σ e log2(1 / e), Σ e |i - j|
 };
 
 struct Chunks {
@@ -166,12 +166,12 @@ class Decoder {
     V top = splat(-INFINITE);
     for (int64_t j = 0; j < whole; j += L) top = largest(load(s + j), top);
     found.top = largest_of(top);
-    found.zero = found.top == -INFINITE ? 0.0f : found.top * unit;
+    const float zero = found.top == -INFINITE ? 0.0f : found.top;
     V total = V{}, moment = V{}, entropy = V{}, distance = V{};
     const V number = __builtin_convertvector(lane_numbers(), V);
     const float at = static_cast<float>(lo - origin), i = static_cast<float>(position_of(call_, b, row) - lo);
     for (int64_t j = 0; j < whole; j += L) {
-      const V x = largest(splat(-127.0f), load(s + j) * unit - found.zero), w = exp2_of(x);
+      const V x = largest(splat(-127.0f), (load(s + j) - zero) * unit), w = exp2_of(x);
       const V key = number + static_cast<float>(j);
       store(e + j, w);
       total += w, moment += w * (key + at), entropy -= w * x, distance += w * absolute(i - key);
@@ -268,50 +268,52 @@ class Decoder {
     float* out = scratch.floats(ldv_ + larger(1, seen_ ? seen_->segment_count : 0));
     if (seen_ && seen_->received)
       memset(seen_->received + (b * call_.Hq + head) * call_.Lk, 0, static_cast<size_t>(call_.Lk) * 4);
-    const float sink = call_.sink_logits ? call_.sink_logits[head] * LOG2E : -INFINITE;
+    const float sink = call_.sink_logits ? call_.sink_logits[head] : -INFINITE;
     for (int64_t row = 0; row < call_.Lq; ++row) {
       const int64_t r = head % G_ * call_.Lq + row, index = (b * call_.Hq + head) * call_.Lq + row;
       const int64_t item = (b * call_.Hkv + head / G_) * chunks_.count;
       Found all;
       for (int64_t c = 0; c < chunks_.count; ++c) {
         const Found& part = found_[(item + c) * rows_ + r];
-        if (part.top == -INFINITE && part.total == 0) continue;
-        if (all.top == -INFINITE || part.zero > all.zero) all.zero = part.zero;
-        all.top = larger_number(all.top, part.top);
+        all.top = larger_number(part.top, all.top);
       }
+      Panel panel;
+      panel.b = b, panel.head = head, panel.row = row;
+      const Scoring scoring(call_, panel);
+      const float zero = all.top == -INFINITE ? 0.0f : all.top;
       for (int64_t i = 0; i < ldv_; ++i) out[i] = 0;
       float position = 0;
       for (int64_t c = 0; c < chunks_.count; ++c) {
         const Found& part = found_[(item + c) * rows_ + r];
-        if (part.top == -INFINITE && part.total == 0) continue;
-        const float below = part.zero - all.zero, factor = exp2_of(splat(below))[0];
+        if (part.total == 0) continue;
+        const float below = part.top == -INFINITE ? 0.0f : (part.top - zero) * scoring.unit;
+        const float factor = exp2_of(splat(below))[0];
         const float* from = outputs_ + ((item + c) * rows_ + r) * ldv_;
         all.total += factor * part.total;
         all.entropy += factor * (part.entropy - below * part.total), all.distance += factor * part.distance;
         position += factor * (part.total * static_cast<float>(c * chunks_.keys) + part.moment);
         for (int64_t i = 0; i < ldv_; ++i) out[i] += factor * from[i];
       }
-      const End end = finish_row(splat(all.zero), splat(all.total), splat(sink));
+      const End end = finish_row(splat(all.top * scoring.natural), splat(all.total), splat(sink));
       const float share = end.share[0];
       if (call_.logsumexp) call_.logsumexp[index] = end.logsumexp[0];
       for (int64_t i = 0; i < ldv_; ++i) out[i] *= share;
       write_numbers(row_to(call_.output, call_.dtype, b, head, row), out, call_.dtype, call_.output.column, call_.Dv);
-      if (seen_) report(b, head, row, item, r, all, position, end, out);
+      if (seen_) report(scoring, item, r, all, position, end, out);
     }
   }
 
-  void report(int64_t b, int64_t head, int64_t row, int64_t item, int64_t r, const Found& all, float position,
-              const End& end, float* room) const {
-    const int64_t index = (b * call_.Hq + head) * call_.Lq + row;
-    const float share = end.share[0], mass = all.total * share, nan = __builtin_nanf("");
-    Panel panel;
-    panel.b = b, panel.head = head, panel.row = row;
-    const float unit = Scoring(call_, panel).unit;
-    auto weight = [&](float score) { return exp2_of(splat(score * unit - all.zero))[0] * share; };
+  void report(const Scoring& scoring, int64_t item, int64_t r, const Found& all, float position, const End& end,
+              float* room) const {
+    const int64_t b = scoring.panel.b, head = scoring.panel.head;
+    const int64_t index = (b * call_.Hq + head) * call_.Lq + scoring.panel.row;
+    const float share = end.share[0], mass = all.total * share, nan = __builtin_nanf(""), unit = scoring.unit;
+    const float zero = all.top == -INFINITE ? 0.0f : all.top;
+    auto weight = [&](float score) { return exp2_of(splat((score - zero) * unit))[0] * share; };
     auto put = [&](float* field, float x) {
       if (field) field[index] = x;
     };
-    put(seen_->max_weight, weight(all.top));
+    put(seen_->max_weight, share);  // the largest score is 2^0
     put(seen_->sink_weight, end.sink[0]);
     put(seen_->entropy, mass > 0 ? larger_number(0, mass * end.above[0] + all.entropy * share * LN2) : 0);
     put(seen_->mean_position, mass > 0 ? position / all.total : nan);
@@ -334,7 +336,7 @@ class Decoder {
     float* received = seen_->received ? seen_->received + (b * call_.Hq + head) * call_.Lk : nullptr;
     int64_t j = 0;
     for (; j + L <= call_.Lk; j += L) {
-      const V w = exp2_of(load(s + j) * unit - all.zero) * share;
+      const V w = exp2_of((load(s + j) - zero) * unit) * share;
       if (received) store(received + j, load(received + j) + w);
       store(s + j, w);
     }

@@ -10,8 +10,7 @@ namespace REGARD_ISA {
 struct Flight {
   Panel panel;
   float *query, *out;                // (D, width), (Dv, width)
-  float top[PANEL];                  // the largest score so far
-  float zero[PANEL], total[PANEL];   // of the keys so far: total is the sum of 2^(unit · score - zero)
+  float top[PANEL], total[PANEL];    // the largest score so far, and the sum of 2^(unit · (score - top))
 
   static int64_t room(const Call& call) { return (call.D + call.Dv) * PANEL; }
 
@@ -20,7 +19,7 @@ struct Flight {
     look(call, panel);
     read_turned(query, panel, call.query, call.dtype, call.D, room);
     memset(out, 0, static_cast<size_t>(call.Dv * panel.width()) * 4);
-    for (int64_t i = 0; i < panel.width(); ++i) top[i] = -INFINITE, zero[i] = total[i] = 0;
+    for (int64_t i = 0; i < panel.width(); ++i) top[i] = -INFINITE, total[i] = 0;
   }
 
   template <int N>
@@ -28,21 +27,22 @@ struct Flight {
             float* addend, bool fresh) {
     const Scoring scoring(call, panel);
     if (scoring.addends) read_addends(scoring, j0, j1, addend);
-    V highest[N], keep[N], sum[N], shift[N];
+    V highest[N], keep[N], sum[N], zero[N];
     for (int n = 0; n < N; ++n) highest[n] = load(top + n * L);
     score<N>(scoring, query, key, j0, j1, scoring.addends ? addend : nullptr, s, highest, nullptr, nullptr,
              fresh ? &value : nullptr);
     for (int n = 0; n < N; ++n) {
-      shift[n] = reference_point(highest[n] * scoring.unit);
-      keep[n] = select(load(top + n * L) == -INFINITE, V{}, exp2_of(load(zero + n * L) - shift[n]));
+      const V before = load(top + n * L);
+      zero[n] = reference_point(highest[n]);
+      keep[n] = select(before == -INFINITE, V{}, exp2_of((before - zero[n]) * scoring.unit));
       sum[n] = V{};
-      store(top + n * L, highest[n]), store(zero + n * L, shift[n]);
+      store(top + n * L, highest[n]);
     }
     for (int64_t j = 0; j < j1 - j0; ++j) {
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) {
         float* at = s + (j * N + n) * L;
-        const V e = exp2_of(load(at) * scoring.unit - shift[n]);
+        const V e = exp2_of((load(at) - zero[n]) * scoring.unit);
         store(at, e);
         sum[n] += e;
       }
@@ -52,14 +52,15 @@ struct Flight {
   }
 
   void finish(const Call& call, float* room) {
-    const V sink = splat(call.sink_logits ? call.sink_logits[panel.head] * LOG2E : -INFINITE);
-    float share[PANEL];
+    const V sink = splat(call.sink_logits ? call.sink_logits[panel.head] : -INFINITE);
+    const float natural = Scoring(call, panel).natural;
+    float share[PANEL], logsumexp[PANEL];
     for (int n = 0; n < panel.vectors; ++n) {
-      const End end = finish_row(load(zero + n * L), load(total + n * L), sink);
-      store(share + n * L, end.share), store(zero + n * L, end.logsumexp);
+      const End end = finish_row(load(top + n * L) * natural, load(total + n * L), sink);
+      store(share + n * L, end.share), store(logsumexp + n * L, end.logsumexp);
     }
     if (call.logsumexp)
-      memcpy(call.logsumexp + (panel.b * call.Hq + panel.head) * call.Lq + panel.row, zero,
+      memcpy(call.logsumexp + (panel.b * call.Hq + panel.head) * call.Lq + panel.row, logsumexp,
              static_cast<size_t>(panel.rows) * 4);
     write_turned(call.output, call.dtype, panel, out, call.Dv, share, room);
   }

@@ -84,12 +84,12 @@ class Observer {
     const TopRoom room(seen_.top, hi - lo, call_.Lk, top_);
     if (seen_.top) pick<N>(room, strip_, groups_, hi - lo, panel_.rows);
 
-    const V sink = splat(call_.sink_logits ? call_.sink_logits[panel_.head] * LOG2E : -INFINITE);
-    for (int n = 0; n < N; ++n) zero[n] = reference_point(top[n] * scoring.unit);
+    const V sink = splat(call_.sink_logits ? call_.sink_logits[panel_.head] : -INFINITE);
+    for (int n = 0; n < N; ++n) zero[n] = reference_point(top[n]);
     weigh<N>(scoring.unit, zero, value);
     End ends[N];
     for (int n = 0; n < N; ++n) {
-      ends[n] = finish_row(zero[n], load(sums_.total + n * L), sink);
+      ends[n] = finish_row(top[n] * scoring.natural, load(sums_.total + n * L), sink);
       share[n] = ends[n].share;
     }
 
@@ -98,10 +98,10 @@ class Observer {
     float shares[PANEL];
     for (int n = 0; n < N; ++n) store(shares + n * L, share[n]);
     write_turned(call_.output, call_.dtype, panel_, out_, call_.Dv, shares, room_);
-    report<N>(room, scoring.unit, top, zero, ends);
+    report<N>(room, scoring.unit, zero, ends);
   }
 
-  // The strip becomes 2^(unit · score - zero), and is summed, also with the values.
+  // The strip becomes 2^(unit · (score - zero)), and is summed, also with the values.
   template <int N>
   void weigh(float unit, const V (&zero)[N], const Matrix& value) {
     constexpr int W = N * L;
@@ -121,7 +121,7 @@ class Observer {
 #pragma GCC unroll 4
         for (int n = 0; n < N; ++n) {
           float* at = s + j * W + n * L;
-          const V x = largest(splat(-127.0f), load(at) * unit - zero[n]);
+          const V x = largest(splat(-127.0f), (load(at) - zero[n]) * unit);
           const V e = exp2_of(x);
           store(at, e);
           total[n] += e;
@@ -194,7 +194,7 @@ class Observer {
   int64_t row_index() const { return (panel_.b * call_.Hq + panel_.head) * call_.Lq + panel_.row; }
 
   template <int N>
-  void report(const TopRoom& room, float unit, const V (&top)[N], const V (&zero)[N], const End (&ends)[N]) {
+  void report(const TopRoom& room, float unit, const V (&zero)[N], const End (&ends)[N]) {
     const int64_t at = row_index(), rows = panel_.rows;
     for (int n = 0; n < N; ++n) {
       const int64_t lanes = smaller(L, rows - n * L);
@@ -210,7 +210,7 @@ class Observer {
       const V total = load(sums_.total + n * L), mass = total * end.share, nan = splat(__builtin_nanf(""));
       const I weighed = mass > 0.0f;
       put(call_.logsumexp, end.logsumexp);
-      put(seen_.max_weight, exp2_of(top[n] * unit - zero[n]) * end.share);
+      put(seen_.max_weight, end.share);  // the largest score is 2^0
       const V entropy = mass * end.above + load(sums_.entropy + n * L) * end.share * LN2;
       put(seen_.entropy, select(weighed, largest(V{}, entropy), V{}));
       put(seen_.mean_position, select(weighed, load(sums_.position + n * L) / total, nan));
@@ -233,7 +233,7 @@ class Observer {
         weights[i] = keys[i] = V{};
         if (i >= places) continue;
         const int64_t at = (i0 + i) * W + n * L;
-        weights[i] = exp2_of(load(room.scores + at) * unit - zero) * share;
+        weights[i] = exp2_of((load(room.scores + at) - zero) * unit) * share;
         const I j = load(room.keys + at);
         keys[i] = floats(j + select(j < 0, I{}, offset));
         rest -= weights[i];

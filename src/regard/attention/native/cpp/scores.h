@@ -15,7 +15,8 @@ struct Scoring {
   const Call& call;
   const Panel& panel;
   bool plain;                       // nothing but the mask's ranges
-  float scale, unit;                // of a score that is not plain; of a score as an exponent of 2
+  float scale;                      // of a product that becomes a score
+  float natural, unit;              // what makes a number of the strip a score, and an exponent of 2
   float cap = 0, into_cap = 0;      // s -> cap · tanh(s · into_cap)
   const float* distance = nullptr;  // the bias of lane 0 and key 0; that of key j stands j before
   bool addends;                     // a tile of bias or allowed keys has to be prepared
@@ -26,7 +27,7 @@ struct Scoring {
       distance = c.distance_bias + p.head * c.distance_head + position_of(c, p.b, p.row) + c.distance_origin;
     addends = c.bias.data || c.allowed.data;
     plain = c.scale > 0 && cap == 0 && !distance && !addends;
-    unit = plain ? static_cast<float>(c.scale * 1.4426950408889634) : LOG2E;
+    natural = plain ? scale : 1.0f, unit = plain ? static_cast<float>(c.scale * 1.4426950408889634) : LOG2E;
   }
 };
 
@@ -128,31 +129,32 @@ void score(const Scoring& scoring, const float* query, const Matrix& key, int64_
   }
 }
 
-// What to subtract from exponents of 2 of which `top` is the largest: where nothing was seen, any finite number will do.
+// What to subtract from scores of which `top` is the largest: where nothing was seen, any finite number will do.
 INLINE V reference_point(V top) { return select(top == -INFINITE, V{}, top); }
 
 // Rows that have seen all of their keys.
 struct End {
-  V share;      // what 2^(exponent - zero) is multiplied by to be a weight; 0 where nothing was seen
+  V share;      // what 2^(unit · (score - top)) is multiplied by to be a weight; 0 where nothing was seen
   V logsumexp;
-  V above;      // how far the logsumexp is above zero, in natural units
+  V above;      // how far the logsumexp is above the largest score
   V sink;       // the sink's weight
 };
 
-// From the sum `total` of 2^(exponent - zero), where the largest exponent is zero, and a sink's exponent. A total of 0
-// says that nothing was seen; NaN goes on.
-INLINE End finish_row(V zero, V total, V sink) {
+// From the largest score `top`, as a natural exponent, the sum `total` of what the others are in relation to it, and a
+// sink's logit. A total of 0 says that nothing was seen; NaN goes on.
+INLINE End finish_row(V top, V total, V sink) {
   const I nothing = total == 0.0f;
+  const V zero = reference_point(top);
   const V base = reference_point(largest(select(nothing, splat(-INFINITE), zero), sink));
-  const V ours = select(nothing, V{}, exp2_of(zero - base));  // 1 unless the sink is larger than every key
-  const V theirs = exp2_of(sink - base), all = total * ours + theirs;
+  const V ours = select(nothing, V{}, exp2_of((zero - base) * LOG2E));  // 1 unless the sink is above every key
+  const V theirs = exp2_of((sink - base) * LOG2E), all = total * ours + theirs;
   V log_all;
   for (int i = 0; i < L; ++i) log_all[i] = std::log(all[i]);
   const I empty = all == 0.0f;
   End end;
   end.share = select(nothing, V{}, ours / all);
-  end.logsumexp = select(empty, splat(-INFINITE), base * LN2 + log_all);
-  end.above = (base - zero) * LN2 + log_all;
+  end.logsumexp = select(empty, splat(-INFINITE), base + log_all);
+  end.above = base - zero + log_all;
   end.sink = select(empty, V{}, theirs / all);
   return end;
 }
