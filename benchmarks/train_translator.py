@@ -20,10 +20,12 @@ import torch
 
 from regard.models import load_model, save_model
 from regard.models.translator import Translator
+from regard.training import DivergedError
 from regard.training.data import ParallelText, read_lines, read_parallel
 from regard.training.finish import Choices, Decoding, Finished, HeldOut, choose, decode, round_to_float16
 from regard.training.metrics import Bleu
 from regard.training.translate import TranslationRecipe, train_translator
+from regard.training.workers import WorkerError
 
 RECIPE = TranslationRecipe(
     dropout=0.2,
@@ -100,9 +102,12 @@ def main() -> int:
             _report_saved(arguments)
         else:
             _train(arguments)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, ModuleNotFoundError, DivergedError, WorkerError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -154,6 +159,8 @@ def _train(arguments: argparse.Namespace) -> None:
     data: Path = arguments.data
     recipe = _recipe(arguments)
     text = read_parallel(data / "raw" / "train.en.gz", data / "raw" / "train.de.gz")
+    if text.skipped:
+        print(f"{text.skipped:,} training pairs are left out: a side is empty", file=sys.stderr)
     train = ParallelText(text.source[: arguments.pairs], text.target[: arguments.pairs], text.skipped)
     validation = _held_out(data, "val", arguments.test_pairs)
     test = _held_out(data, "test_2016_flickr", arguments.test_pairs)

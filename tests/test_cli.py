@@ -169,6 +169,16 @@ def test_translate_gives_a_line_for_every_line(run: Run, model: Path, tmp_path: 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.en", "out.de"]
 
 
+def test_white_space_is_the_same_to_see_and_to_translate(run: Run, model: Path):
+    spread = "  Two\tdogs   play. "
+    seen = json.loads(run("see", spread, "--json", "--model", str(model)).stdout)
+    assert seen["input"] == "Two dogs play."
+    spans = [element["span"] for element in seen["sequences"]["source"]["elements"] if element["span"]]
+    assert [seen["input"][first:stop] for first, stop in spans] == ["Two", "dogs", "play", "."]
+    for line in (spread, "Two dogs play."):
+        assert run("translate", "--model", str(model), stdin=line.encode()).stdout.decode() == seen["answer"] + "\n"
+
+
 def test_translate_of_nothing_is_nothing(run: Run, model: Path):
     result = run("translate", "--model", str(model))
     assert (result.returncode, result.stdout) == (0, b"")
@@ -183,10 +193,84 @@ def test_help_has_examples(run: Run, command: list[str]):
         assert b"Examples" in result.stdout
 
 
-def test_version_and_wrong_use(run: Run):
+def test_version_and_help_without_arguments(run: Run):
     assert run("--version").stdout.startswith(b"regard ")
-    assert run("see").returncode == 2
-    assert run("nonsense").returncode == 2
+    assert b"Usage" in run().stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["see"], ["Missing argument 'INPUT'", "regard see --help"]),
+        (["nonsense"], ["No such command 'nonsense'", "regard --help"]),
+        (["--nonsense"], ["--nonsense", "regard --help"]),
+        (["see", "a", "--bema", "3"], ["--bema", "--beams", "regard see --help"]),
+        (["see", "a", "--beams", "0"], ["--beams", "1", "regard see --help"]),
+        (["translate", "--threads", "two"], ["--threads", "integer", "regard translate --help"]),
+        (["translate", "a", "b"], ["(b)", "regard translate --help"]),
+        (["see", "a", "-o"], ["-o", "regard"]),
+    ],
+)
+def test_wrong_use_is_one_line_with_a_hint(run: Run, arguments: list[str], words: list[str]):
+    _refused(run(*arguments), *words, "--help")
+
+
+def _in_a_shell(line: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Runs the command with what a shell makes of its streams."""
+    command = ["sh", "-c", f'"$@" {line}', "sh", sys.executable, "-m", "regard.cli", *arguments]
+    return subprocess.run(command, capture_output=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_closed_streams(model: Path, tmp_path: Path):
+    source, page = tmp_path / "in.en", tmp_path / "page.html"
+    source.write_text("Two dogs play.\n")
+    _refused(_in_a_shell("<&-", "translate", "--model", str(model)), "standard input is closed")
+    _refused(_in_a_shell("<&-", "see", "-", "--model", str(model)), "standard input is closed")
+    _refused(_in_a_shell(">&-", "translate", str(source), "--model", str(model)), "standard output is closed")
+    _refused(_in_a_shell(">&-", "see", "a dog", "--model", str(model), "-o", str(page)), "standard output is closed")
+    quiet = _in_a_shell("<&- 2>&-", "translate", str(source), "--model", str(model))
+    assert quiet.returncode == 0 and quiet.stdout.count(b"\n") == 1
+    lost = _in_a_shell("2>&-", "see", "missing.txt", "--model", str(model))
+    assert (lost.returncode, lost.stdout, lost.stderr) == (2, b"", b"")
+    nothing = _in_a_shell("<&- >&- 2>&-", "translate", str(source), "--model", str(model))
+    assert (nothing.returncode, nothing.stdout, nothing.stderr) == (2, b"", b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("command", [["models"], ["--help"], ["--version"]])
+def test_a_full_disk_is_one_line(command: list[str]):
+    result = _in_a_shell(">/dev/full", *command)
+    assert result.returncode == 2
+    assert result.stderr.decode().splitlines() == ["regard: [Errno 28] No space left on device"]
+
+
+def test_a_reader_that_has_gone_is_no_error(model: Path, tmp_path: Path):
+    (tmp_path / "in.en").write_text("Two dogs play.\n" * 3)
+    result = _in_a_shell("| true", "translate", str(tmp_path / "in.en"), "--model", str(model))
+    assert result.stderr.decode().splitlines() == ["3 of 3 lines"]
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["json", "typer", "typer.main", "numpy", "torch", "torch.nn", "regard.pipelines", "tokenizers"],
+)
+def test_ctrl_c_during_the_imports_is_one_line(model: Path, module: str):
+    code = """
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+
+module = sys.argv.pop()
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("regard.cli", run_name="__main__")
+"""
+    command = [sys.executable, "-c", code, "translate", "--model", str(model), module]
+    result = subprocess.run(command, input=b"snow\n", capture_output=True, check=False)
+    assert result.stderr.decode().splitlines() == ["regard: stopped"]
+    assert (result.returncode, result.stdout) == (130, b"")
 
 
 def test_json_is_utf8_whatever_the_terminal_speaks(model: Path):

@@ -1,6 +1,7 @@
 """The translation pipeline: order, limits, streaming, elements and relations."""
 
 import json
+import pickle
 import re
 import shutil
 import threading
@@ -77,6 +78,18 @@ def test_relations_are_those_of_the_answer(translate: TranslationPipeline):
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]))
 
 
+def test_white_space_does_not_matter(translate: TranslationPipeline):
+    plain, spread = "A man opens the window.", " A\tman  opens\u00a0the\r\n window. "
+    assert translate(spread) == translate(plain)
+    translation = translate(spread)
+    assert translation.source == plain
+    assert [plain[slice(*e.span)] for e in translation.source_elements if e.span] == plain.replace(".", " .").split()
+    assert next(iter(translate.translate_lines([spread]))) == translation
+    full = "  ".join(["dogs"] * 63)  # as many pieces as the model takes, its end among them
+    translate.check_lines([full])
+    translate([full])
+
+
 def test_lines(translate: TranslationPipeline, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("regard.pipelines._CHUNK", 3)
     lines = ["A man.\n", "\n", "Two dogs.\r\n", "   ", "snow", "", "the window", "a child"]
@@ -112,7 +125,7 @@ def test_lines_are_read_a_chunk_at_a_time(translate: TranslationPipeline, monkey
 
 
 def test_what_cannot_be_translated(translate: TranslationPipeline, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(TranslationPipeline, "_search", lambda *_: pytest.fail("something was computed"))
+    monkeypatch.setattr("regard.pipelines.translate_ids", lambda *_: pytest.fail("something was computed"))
     long = " ".join(["dogs"] * 64)
     with pytest.raises(TextTooLong, match=r"text has 65 pieces \(its end is one\): this model takes at most 64"):
         translate(long)
@@ -145,6 +158,16 @@ def test_lines_are_checked_as_they_are_translated(translate: TranslationPipeline
     translate.check_lines([full + "\r\n", " " * 100, "\n", "snow"])
     with pytest.raises(TextTooLong, match="line 2 has 65 pieces"):
         translate.check_lines(["snow", full + " dogs"])
+
+
+def test_a_pipeline_can_be_sent_to_another_process(translate: TranslationPipeline):
+    sent = pickle.loads(pickle.dumps(TranslationPipeline(translate.saved, beams=2, alpha=0.5, batch_tokens=99)))
+    assert (sent.beams, sent.alpha, sent.batch_tokens, sent.device) == (2, 0.5, 99, translate.device)
+    assert dict(sent.saved.about) == dict(translate.saved.about) and not sent.model.training
+    expected = TranslationPipeline(translate.saved, beams=2, alpha=0.5)(ENGLISH[0])
+    answer = pickle.loads(pickle.dumps(sent(ENGLISH[0])))
+    assert answer == expected
+    assert answer.report() == expected.report()
 
 
 def test_two_threads_share_a_pipeline(translate: TranslationPipeline):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
 import torch
-from torch import Tensor
 
 from regard.attention import Watch
 from regard.elements import Element
-from regard.generation import Hypothesis, TranslatorSteps, beam_search
+from regard.generation import translate_ids
+from regard.generation.batches import BATCH_TOKENS
 from regard.inputs import word_indices, words
 from regard.models import ModelError, SavedModel, Translator, load
 from regard.relations import Alignment, Relations, align, observe
@@ -34,7 +34,7 @@ class TextTooLong(ValueError):
 class Translation:
     """A translation, and where it comes from."""
 
-    source: str
+    source: str  # as it was read: white space, which is no content, as single blanks
     text: str
     score: float  # log-probability over length penalty, see regard.generation.beam
     source_ids: tuple[int, ...] = field(repr=False)  # ended by </s>
@@ -75,8 +75,8 @@ class TranslationPipeline:
         device: where to compute; the CPU by default.
         beams: beam size; what the model's config.json says under "decoding", else 5, unless given.
         alpha: length penalty of the beam search; as beams, else 1.
-        batch_tokens: source positions, padding among them, that are computed together at most. One text is
-            always computed, however long.
+        batch_tokens: source positions, padding among them, that are computed together at most; many beams may
+            permit fewer (`regard.generation.batches.BATCH_PIECES`). One text is always computed, however long.
 
     Raises:
         ModelError: if the model is no translator.
@@ -90,7 +90,7 @@ class TranslationPipeline:
         device: str | torch.device | None = None,
         beams: int | None = None,
         alpha: float | None = None,
-        batch_tokens: int = 2048,
+        batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         if not isinstance(saved.model, Translator):
             raise ModelError(f"{saved.directory} holds a {type(saved.model).__name__}: it must be a Translator")
@@ -113,6 +113,10 @@ class TranslationPipeline:
             raise ModelError(f"alpha is {self.alpha}: it may be from 0 to 10")
         self.batch_tokens = batch_tokens
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        settings = {"device": self.device, "beams": self.beams, "alpha": self.alpha, "batch_tokens": self.batch_tokens}
+        return partial(TranslationPipeline, **settings), (self.saved,)
+
     @overload
     def __call__(self, text: str) -> Translation: ...
     @overload
@@ -120,7 +124,7 @@ class TranslationPipeline:
     def __call__(self, text: str | list[str] | tuple[str, ...]) -> Translation | list[Translation]:
         """Translate a text, or several together.
 
-        Every text is one sentence to the model, as its training data were.
+        Every text is one sentence to the model, as its training data were, whatever white space is in it.
 
         Raises:
             TextTooLong: if a text has more pieces than the model has positions; nothing is computed then.
@@ -158,7 +162,7 @@ class TranslationPipeline:
         """
         remaining = iter(lines)
         done = 0
-        while chunk := [line.rstrip("\r\n") for line in islice(remaining, _CHUNK)]:
+        while chunk := list(islice(remaining, _CHUNK)):
             filled = [i for i, line in enumerate(chunk) if line.strip()]
             names = [f"line {done + i + 1}" for i in filled]
             translations = self._translate([chunk[i] for i in filled], batch_tokens or self.batch_tokens, names=names)
@@ -177,41 +181,28 @@ class TranslationPipeline:
             TextTooLong: if a line has more pieces than the model has positions; it names the line.
         """
         remaining, done = iter(lines), 0
-        while chunk := [line.rstrip("\r\n") for line in islice(remaining, _CHUNK)]:
+        while chunk := list(islice(remaining, _CHUNK)):
             filled = [i for i, line in enumerate(chunk) if line.strip()]
-            ids = self.tokenizer.encode_batch([chunk[i] for i in filled])
+            ids = self.tokenizer.encode_batch([_sentence(chunk[i]) for i in filled])
             self._check_lengths(ids, [f"line {done + i + 1}" for i in filled])
             done += len(chunk)
 
     def _translate(
         self, texts: Sequence[str], batch_tokens: int, names: Sequence[str] | None = None
     ) -> list[Translation]:
+        texts = [_sentence(text) for text in texts]
         for i, text in enumerate(texts):
-            if not text.strip():
+            if not text:
                 raise ValueError(f"{_name(names, i, len(texts))} is empty: there is nothing to translate")
         ids = self.tokenizer.encode_batch(texts)
         self._check_lengths(ids, names)
-        answers: dict[int, Hypothesis] = {}
-        for batch in _batches([len(pieces) for pieces in ids], batch_tokens):
-            answers |= zip(batch, self._search([ids[i] for i in batch]), strict=True)
+        answers = translate_ids(
+            self.model, self.tokenizer, ids, beams=self.beams, alpha=self.alpha, batch_tokens=batch_tokens
+        )
         return [
             Translation(text, self.tokenizer.decode(answer.ids), answer.score, tuple(pieces), answer.ids, self)
-            for text, pieces, answer in ((texts[i], ids[i], answers[i]) for i in range(len(texts)))
+            for text, pieces, answer in zip(texts, ids, answers, strict=True)
         ]
-
-    @torch.inference_mode()
-    def _search(self, ids: Sequence[Sequence[int]]) -> list[Hypothesis]:
-        source, lengths = self._pad(ids)
-        limits = (lengths * 2 + 10).clamp(max=self.model.config.max_positions)
-        return beam_search(
-            TranslatorSteps(self.model, source, lengths),
-            limits,
-            bos=self.tokenizer.bos,
-            eos=self.tokenizer.eos,
-            banned=(self.tokenizer.pad, self.tokenizer.bos, self.tokenizer.unk),
-            beams=self.beams,
-            alpha=self.alpha,
-        )
 
     def _check_lengths(self, ids: Sequence[Sequence[int]], names: Sequence[str] | None) -> None:
         limit = self.model.config.max_positions
@@ -225,8 +216,9 @@ class TranslationPipeline:
     def _relate(self, translation: Translation) -> Relations:
         """The relations of a translation, from one pass over its source and the pieces it was answered with."""
         read = (self.tokenizer.bos, *translation.target_ids[:-1])
-        source, source_lengths = self._pad([translation.source_ids])
-        target, target_lengths = self._pad([read])
+        ids = (translation.source_ids, read)
+        source, target = (torch.tensor([row], device=self.device) for row in ids)  # (1, Ls), (1, Lt)
+        source_lengths, target_lengths = (torch.tensor([len(row)], device=self.device) for row in ids)
         languages = [*(self.saved.about.get("languages") or ()), "source", "target"]
         titles = [_LANGUAGES.get(str(language), str(language)) for language in languages]
         sequences = {
@@ -251,14 +243,6 @@ class TranslationPipeline:
         ):
             self.model(source, source_lengths, target, target_lengths)
         return relations
-
-    def _pad(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Ids as one tensor (B, longest), and their lengths (B,)."""
-        lengths = torch.tensor([len(pieces) for pieces in ids])
-        padded = torch.full((len(ids), int(lengths.max())), self.tokenizer.pad)
-        for row, pieces in zip(padded, ids, strict=True):
-            row[: len(pieces)] = torch.tensor(pieces)
-        return padded.to(self.device), lengths.to(self.device)
 
 
 def pipeline(source: str | Path, *, device: str | torch.device | None = None, **settings: Any) -> TranslationPipeline:
@@ -289,6 +273,11 @@ def _settings(saved: SavedModel, name: str, defaults: dict[str, Any]) -> dict[st
         if not isinstance(settings[key], kinds) or (isinstance(settings[key], bool) != isinstance(default, bool)):
             raise ModelError(f"{saved.directory}: {name} has {key} {settings[key]!r}; it must be like {default!r}")
     return settings
+
+
+def _sentence(text: str) -> str:
+    """A text as the model reads it: broken over lines, indented or spread out, it is still the same sentence."""
+    return " ".join(text.split())
 
 
 def _name(names: Sequence[str] | None, i: int, count: int) -> str:
@@ -324,15 +313,3 @@ def _written(text: str, elements: Sequence[Element]) -> list[str]:
             written.append(text[first:stop] if text[first:stop].strip() == element.label else element.label)
             before = stop
     return written
-
-
-def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Indices of inputs that are computed together, similar lengths first to last, at most `most` padded positions."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and lengths[i] * (len(batch) + 1) > most:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch

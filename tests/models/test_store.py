@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -97,7 +98,7 @@ def test_a_failed_save_leaves_the_old_model(copied: Path, monkeypatch: pytest.Mo
     write = Path.write_bytes
 
     def full_disk(path: Path, data: bytes) -> int:
-        if path.name == "tokenizer.json":
+        if "tokenizer.json" in path.name:
             raise OSError(28, "No space left on device")
         return write(path, data)
 
@@ -106,6 +107,86 @@ def test_a_failed_save_leaves_the_old_model(copied: Path, monkeypatch: pytest.Mo
         save_model(copied, small_translator(encoder_layers=1), small_tokenizer(), card="new")
     assert {p.name: p.read_bytes() for p in copied.iterdir()} == before
     assert [p.name for p in copied.parent.iterdir()] == ["copy"]
+
+
+@pytest.fixture
+def annotated(copied: Path) -> Path:
+    """A saved model with somebody's own files beside it."""
+    (copied / "notes.txt").write_text("months of work")
+    (copied / "more" / "deep").mkdir(parents=True)
+    (copied / "more" / "deep" / "README.md").write_text("mine")
+    (copied / "link").symlink_to("notes.txt")
+    return copied
+
+
+def keeps_what_is_foreign(directory: Path) -> bool:
+    own = [directory / "notes.txt", directory / "link", directory / "more" / "deep" / "README.md"]
+    return all(path.exists() for path in own) and own[0].read_text() == own[1].read_text() == "months of work"
+
+
+def test_saving_leaves_foreign_files_alone(annotated: Path):
+    (annotated / "LICENSE").write_text("of the model that is replaced")
+    annotated.chmod(0o750)
+    save_model(annotated, small_translator(encoder_layers=1), small_tokenizer(), card="new")
+    assert load_model(annotated).model.config.encoder_layers == 1
+    assert keeps_what_is_foreign(annotated) and (annotated / "link").is_symlink()
+    assert not (annotated / "LICENSE").exists()
+    assert annotated.stat().st_mode & 0o777 == 0o750
+    assert [p.name for p in annotated.parent.iterdir()] == ["copy"]
+
+
+def test_saving_through_a_link_leaves_it_a_link(annotated: Path, tmp_path: Path):
+    (tmp_path / "link").symlink_to(annotated)
+    save_model(tmp_path / "link", small_translator(encoder_layers=1), small_tokenizer(), card="new")
+    assert (tmp_path / "link").is_symlink()
+    assert load_model(annotated).model.config.encoder_layers == 1 and keeps_what_is_foreign(annotated)
+
+
+def at_move(number: int, act: Callable[[], object], *, before: bool) -> Callable[..., object]:
+    """`os.rename`, that acts as the move of this number begins or has ended."""
+    move, count = os.rename, iter(range(1000))
+
+    def rename(source: str | Path, target: str | Path) -> None:
+        now = next(count) == number
+        if now and before:
+            act()
+        move(source, target)
+        if now:
+            act()
+
+    return rename
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("number", range(2))
+def test_interrupted_between_its_moves_a_save_loses_nothing(
+    annotated: Path, monkeypatch: pytest.MonkeyPatch, number: int, before: bool
+):
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.rename", at_move(number, interrupt, before=before))
+    with pytest.raises(KeyboardInterrupt):
+        save_model(annotated, small_translator(encoder_layers=1), small_tokenizer(), card="new")
+    assert load_model(annotated).model.config.encoder_layers in (1, 2)
+    assert keeps_what_is_foreign(annotated)
+    assert [p.name for p in annotated.parent.iterdir()] == ["copy"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("number", range(2))
+def test_killed_between_its_moves_a_save_loses_nothing(annotated: Path, number: int, before: bool):
+    child = os.fork()
+    if not child:
+        os.rename = at_move(number, lambda: os._exit(9), before=before)
+        save_model(annotated, small_translator(encoder_layers=1), small_tokenizer(), card="new")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    directories = [annotated, *annotated.parent.glob(".copy-*/*")]
+    saved = [load_model(place) for place in directories if (place / "config.json").exists()]
+    assert saved[0].directory == annotated or {m.model.config.encoder_layers for m in saved} == {1, 2}
+    assert any(keeps_what_is_foreign(place) for place in directories)
 
 
 def test_save_refuses_what_could_not_be_loaded(tmp_path: Path):

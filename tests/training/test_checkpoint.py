@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from regard.training import Checkpoints, OptimiserConfig, Progress, average_weights, build_optimiser, load_checkpoint
-from regard.training.checkpoint import load_weights, write_atomically
+from regard.training.checkpoint import load_weights
 
 
 class Tied(nn.Module):
@@ -64,6 +64,22 @@ def test_keeps_the_last_and_the_best(tmp_path: Path) -> None:
     assert checkpoints.best == checkpoints.paths[0] and checkpoints.latest == checkpoints.paths[-1]
 
 
+def test_a_checkpoint_outside_the_interval_is_kept_only_as_the_newest(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    optimiser = build_optimiser(model, OptimiserConfig())
+    checkpoints = Checkpoints(tmp_path, keep=2, regular=lambda step: step % 5 == 0)
+
+    def steps(paths: list[Path]) -> list[int]:
+        return [int(path.name[5:13]) for path in paths]
+
+    for number in (5, 10, 13):
+        checkpoints.save(model, optimiser, Progress(step=number))
+    assert steps(checkpoints.paths) == [5, 10, 13] and steps([checkpoints.latest]) == [13]
+    assert steps(checkpoints.regular) == [5, 10]
+    checkpoints.save(model, optimiser, Progress(step=15))
+    assert steps(checkpoints.paths) == steps(checkpoints.regular) == [10, 15]
+
+
 def test_averages(tmp_path: Path) -> None:
     model = Tied()
     optimiser = build_optimiser(model, OptimiserConfig())
@@ -83,21 +99,9 @@ def test_averages(tmp_path: Path) -> None:
 
 def test_what_was_left_half_written_is_ignored_and_removed(tmp_path: Path) -> None:
     (tmp_path / ".step-00000009.safetensors.partial").write_bytes(b"torn")
+    (tmp_path / ".step-00000009.safetensors.0a1b2c3d.part").write_bytes(b"torn")
     assert Checkpoints(tmp_path).latest is None
     assert not list(tmp_path.iterdir())
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "best.json"
-    write_atomically(path, b"old")
-
-    def fail(*arguments: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="no space"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
 
 
 def test_refuses_what_it_cannot_read(tmp_path: Path) -> None:
@@ -118,3 +122,53 @@ def test_refuses_what_it_cannot_read(tmp_path: Path) -> None:
         load_weights(path, model)
     with pytest.raises(ValueError, match="keep is 0"):
         Checkpoints(tmp_path, keep=0)
+
+
+def rewritten(path: Path, **changes: str | None) -> Path:
+    """A checkpoint with other values in its header; None takes one out."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(path, framework="pt") as file:
+        header = {**file.metadata(), **changes}
+    save_file(load_file(path), path, metadata={name: value for name, value in header.items() if value is not None})
+    return path
+
+
+@pytest.mark.parametrize("name", ["progress", "optimiser", "shared", "random.python"])
+@pytest.mark.parametrize("value", [None, "", "{", "[]", "3", "null", '{"what": 1}', "[" * 100_000])
+def test_a_damaged_header_is_one_error(tmp_path: Path, name: str, value: str | None) -> None:
+    model = nn.Linear(2, 2)
+    optimiser = build_optimiser(model, OptimiserConfig())
+    step(model, optimiser)
+    path = rewritten(Checkpoints(tmp_path).save(model, optimiser, Progress(step=1)), **{name: value})
+    with pytest.raises(ValueError, match="step-00000001.safetensors is damaged") as error:
+        load_checkpoint(path, model, optimiser)
+    assert len(str(error.value)) < 300
+
+
+def test_a_checkpoint_without_its_random_state_is_damaged(tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    model = nn.Linear(2, 2)
+    optimiser = build_optimiser(model, OptimiserConfig())
+    path = Checkpoints(tmp_path).save(model, optimiser, Progress(step=1))
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    for tensors in (
+        {name: tensor for name, tensor in load_file(path).items() if name != "random.torch"},
+        load_file(path) | {"random.torch": torch.zeros(3)},
+        load_file(path) | {"optimiser.x.exp_avg": torch.zeros(3)},
+    ):
+        save_file(tensors, path, metadata=header)
+        with pytest.raises(ValueError, match="is damaged"):
+            load_checkpoint(path, model, optimiser)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"name": 3}', '{"name": "step-00000001.safetensors"}', "\xff"])
+def test_a_damaged_record_of_the_best_is_one_error(tmp_path: Path, content: str) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    (tmp_path / "best.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"best\.json is damaged"):
+        _ = checkpoints.best

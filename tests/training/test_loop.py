@@ -82,6 +82,41 @@ def test_killed_and_resumed_is_the_same_bit_for_bit(tmp_path: Path, workers: int
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("damage", [b"{", b"\xff\xfe", b"[]\n", b"3\n", b'{"loss": 1}\n', b'{"step": "2"}\n', b"{\n"])
+def test_damaged_metrics_are_one_error(tmp_path: Path, damage: bytes) -> None:
+    trainer(tmp_path, steps=5).run()
+    metrics = tmp_path / "metrics.jsonl"
+    lines = metrics.read_bytes().splitlines(keepends=True)
+    metrics.write_bytes(b"".join([*lines[:2], damage, *lines[2:]]))
+    before = metrics.read_bytes()
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 3: ") as error:
+        trainer(tmp_path).run(resume=True)
+    assert "\n" not in str(error.value)
+    assert metrics.read_bytes() == before
+
+
+def test_half_a_line_at_the_end_of_the_metrics_is_no_error(tmp_path: Path) -> None:
+    trainer(tmp_path / "whole").run()
+    trainer(tmp_path / "parts", steps=5, validate_every=100).run()
+    with (tmp_path / "parts" / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 5, "valida')  # not later than the checkpoint
+    trainer(tmp_path / "parts").run(resume=True)
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
+def test_what_a_stop_saved_is_in_no_average(tmp_path: Path) -> None:
+    process = launch(tmp_path, steps=12, workers=1, delay=0.05)
+    wait_for_step(tmp_path, 7)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    run = trainer(tmp_path, shards=2)
+    assert [path.name for path in run.checkpoints.regular] == ["step-00000005.safetensors"]
+    assert len(run.checkpoints.paths) == 2
+    run.run(resume=True)
+    assert [int(p.name[5:13]) for p in run.checkpoints.paths] == [5, 10, 12]
+    assert run.checkpoints.regular == run.checkpoints.paths
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_ends_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     process = launch(tmp_path / "stopped", steps=12, workers=2, delay=0.05)

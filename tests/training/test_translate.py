@@ -72,8 +72,8 @@ def test_from_text_to_a_saved_model(tmp_path: Path) -> None:
     assert isinstance(saved.model, Translator)
     for name, parameter in trained.model.named_parameters():  # what was measured is what is shipped
         assert torch.equal(saved.model.get_parameter(name), parameter)
-    before = decode(trained.model, trained.tokenizer, test.source, finished.decoding, batch_tokens=64)
-    assert decode(saved.model, saved.tokenizer, test.source, finished.decoding, batch_tokens=64) == before
+    before = decode(trained.model, trained.tokenizer, test.source, finished.decoding)
+    assert decode(saved.model, saved.tokenizer, test.source, finished.decoding) == before
 
 
 def test_resumes_with_r_drop_from_an_epoch_on(tmp_path: Path) -> None:
@@ -86,6 +86,84 @@ def test_resumes_with_r_drop_from_an_epoch_on(tmp_path: Path) -> None:
         train(tmp_path / "parts", dataclasses.replace(recipe, dropout=0.5), resume=True)
     with pytest.raises(ValueError, match="holds another run"):
         train(tmp_path / "parts", recipe)
+
+
+LONG = "red " * 300
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_pairs_that_are_too_long_are_left_out_and_counted(tmp_path: Path, dropout: float) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=6, bpe_dropout=dropout, validate_every=3, batch_tokens=1024)
+    few, held_out = text(30), text(5)
+    source, target = [LONG, *few.source, "red"], ["rot", *few.target, "rot " * 300]
+    with pytest.warns(UserWarning) as said:
+        train_translator(
+            ParallelText(source, target, 0),
+            ParallelText([*held_out.source, LONG], [*held_out.target, "rot"], 0),
+            recipe,
+            out=tmp_path / "long",
+            progress=False,
+        )
+    assert [str(warning.message) for warning in said] == [
+        "2 of 32 training pairs are left out: a side has more than 255 pieces, the most that this model takes",
+        "1 of 6 validation pairs are left out: a side has more than 255 pieces, the most that this model takes",
+    ]
+    steps = losses(tmp_path / "long")
+    assert len(steps) == 6
+
+
+def test_a_budget_below_the_longest_pair_leaves_it_out(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=2, batch_tokens=128)
+    few = text(30)
+    pairs = ParallelText([*few.source, "red " * 100], [*few.target, "rot"], 0)
+    with pytest.warns(UserWarning, match="1 of 31 .* more than 63 pieces, the most that a batch of this recipe holds"):
+        train_translator(pairs, few, recipe, out=tmp_path, progress=False)
+
+
+def test_nothing_left_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="none of the 1 training pairs is short enough: a side has more than 255"):
+        train_translator(ParallelText([LONG], ["rot"], 0), text(5), RECIPE, out=tmp_path, progress=False)
+
+
+def test_other_data_are_not_resumed(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=2)
+    train(tmp_path, recipe)
+    more = dataclasses.replace(recipe, steps=3)
+    changed = text(300)
+    changed.target[7] += " rot"
+
+    def resume(first: ParallelText, second: ParallelText) -> None:
+        train_translator(first, second, more, out=tmp_path, resume=True, progress=False)
+
+    with pytest.raises(ValueError, match=r"training data are 300 pairs, SHA-256 \w+, but the run in .* has 300 pairs"):
+        resume(changed, text(20))
+    with pytest.raises(ValueError, match=r"training data are 299 pairs"):
+        resume(ParallelText(text(300).source[1:], text(300).target[1:], 0), text(20))
+    with pytest.raises(ValueError, match=r"validation data are 21 pairs, .* has 20 pairs"):
+        resume(text(300), text(21))
+    resume(text(300), text(20))
+    assert len(losses(tmp_path)) == 3
+
+
+def test_runs_that_did_not_record_their_data_are_resumed(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=2)
+    train(tmp_path, recipe)
+    record = json.loads((tmp_path / "recipe.json").read_text())
+    fields = {field.name for field in dataclasses.fields(TranslationRecipe)}
+    (tmp_path / "recipe.json").write_text(json.dumps({k: v for k, v in record.items() if k in fields}))
+    train(tmp_path, dataclasses.replace(recipe, steps=3), resume=True)
+    assert json.loads((tmp_path / "recipe.json").read_text()).keys() == record.keys()
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "tokenizer.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"null"])
+def test_a_damaged_file_of_a_run_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=1)
+    train(tmp_path, recipe)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is damaged") as error:
+        train(tmp_path, recipe, resume=True)
+    assert "\n" not in str(error.value)
 
 
 def test_without_tokenised_references_raw_bleu_chooses() -> None:

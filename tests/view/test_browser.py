@@ -54,6 +54,21 @@ def test_nothing_is_wider_than_the_page(page: Page, small: str, long: str, width
         assert wide == []
 
 
+def test_the_alignment_never_scrolls_sideways(page: Page, small: str, tmp_path: Path) -> None:
+    short = tmp_path / "short.html"
+    short.write_text(render(translation("A man sleeps here .", "Ein Mann schläft hier .", layers=1)), encoding="utf-8")
+    wider = "[...document.querySelectorAll('.words')].some(node => node.scrollWidth > node.clientWidth)"
+    for address in (small, short.as_uri()):
+        page.open(address)
+        for width in range(320, 480, 5):  # down to what a scroll bar leaves of a narrow window
+            page.size(width, 900)
+            page.frame()
+            assert page.run(
+                "['source', 'target'].every(side => report.alignment[side].every((_, index) => {"
+                f"hoverWord({{ side, index }}); return !({wider}); }})) && (hoverWord(null), !({wider}))"
+            ), width
+
+
 def test_an_address_leads_to_its_place(page: Page, small: str) -> None:
     page.open_clean(small + f"#site={CROSS}&head=2&element=4&sinks=out&picture=matrix&order=entropy")
     assert (page.data("site"), page.data("head"), page.data("element")) == (CROSS, "2", "4")

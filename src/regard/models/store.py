@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
-import tempfile
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -22,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regard.files import replace_directory
 from regard.inputs.text import TextTokenizer
 from regard.models.translator import Translator, TranslatorConfig
 
@@ -69,6 +68,15 @@ class SavedModel:
         """What the model does, such as "translation"."""
         return str(self.about["task"])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, which sends it to another process: weights as safetensors, no code."""
+        from safetensors.torch import save
+
+        weights = save({name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()})
+        config: Any = self.model.config
+        state = (_family_of(self.model), config, weights, self.tokenizer.to_json(), dict(self.about), self.directory)
+        return _received, state
+
 
 def save_model(
     directory: str | Path,
@@ -83,7 +91,8 @@ def save_model(
 ) -> Path:
     """Write a model directory, whole or not at all.
 
-    It is written beside its place and then moved there; a model that was there before is replaced.
+    It is written beside its place and then moved there; a model that was there before is replaced, and what else
+    its directory held is kept.
 
     Args:
         directory: where to; its parents are made.
@@ -122,7 +131,7 @@ def save_model(
     }
     if licence is not None:
         files[LICENCE] = licence.encode()
-    _write(place, files)
+    replace_directory(place, files, owned=(CONFIG, WEIGHTS, TOKENIZER, CARD, LICENCE))
     return place
 
 
@@ -151,10 +160,24 @@ def load_model(directory: str | Path) -> SavedModel:
     with torch.device("meta"):
         expected = family.model(config).state_dict()  # shapes alone, so that a wrong size costs nothing
     _check_tensors(tensors, expected, place / WEIGHTS)
+    return SavedModel(_build(family, config, tensors), tokenizer, types.MappingProxyType(about), place)
+
+
+def _build(family: Family, config: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # loading must not move the caller's random numbers
         model = family.model(config)
     model.load_state_dict(tensors)
-    return SavedModel(model.eval(), tokenizer, types.MappingProxyType(about), place)
+    return model.eval()
+
+
+def _received(
+    family: str, config: Any, weights: bytes, tokenizer: str, about: dict[str, Any], directory: Path
+) -> SavedModel:
+    """What `SavedModel.__reduce__` sent."""
+    from safetensors.torch import load
+
+    model = _build(FAMILIES[family], config, load(weights))
+    return SavedModel(model, TextTokenizer.from_json(tokenizer), types.MappingProxyType(about), directory)
 
 
 def _family_of(model: nn.Module) -> str:
@@ -185,28 +208,6 @@ def _replaceable(place: Path) -> bool:
         return "regard_format" in json.loads((place / CONFIG).read_bytes())
     except (OSError, ValueError, TypeError):
         return False
-
-
-def _write(place: Path, files: Mapping[str, bytes]) -> None:
-    """Move the files into place as one directory; on any error, what was there stays."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-    try:
-        new, old = scratch / "new", scratch / "old"
-        new.mkdir()
-        for name, data in files.items():
-            (new / name).write_bytes(data)
-        replaces = place.exists()
-        if replaces:
-            place.rename(old)
-        try:
-            new.rename(place)
-        except OSError:
-            if replaces:
-                old.rename(place)
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _read(place: Path, name: str) -> bytes:

@@ -1,7 +1,8 @@
 """What a head does, read off its weights: each role is a number between 0 and 1 with a definition of one line.
 
-Rows with nothing to see count in no role. A head is named by its best specific role where that carries at least
-`SPECIFIC` of the weight; else "local", else "broad" where these reach their thresholds; else "mixed".
+A row counts in a role where it may see a key that the role asks for, and has a choice: two keys at least that it may
+see. A head is named by its best specific role where that carries at least `SPECIFIC` of the weight; else "local", else
+"broad" where these reach their thresholds; else "mixed".
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch import Tensor
 
 Kind: TypeAlias = Literal["self", "cross"]
 Labels: TypeAlias = tuple[list[str], list[str]]
+Block: TypeAlias = tuple[Tensor, Tensor]
+"""Weights of some rows (H, r, Lk), and which keys these may see, (H|1, r|1, Lk|1) boolean."""
 
 SPECIFIC = 0.4
 LOCAL = 0.7
@@ -25,11 +28,11 @@ HEAD_ROLES: dict[str, str] = {
     "same": "mean weight on the very element that looks",
     "diagonal": "in cross-attention: mean weight on the key that stands at the same share of the way through",
     "next": "mean weight on the element just after the one that looks",
-    "first": "mean weight on the first element",
-    "last": "mean weight on the last element, often the end mark",
-    "repeat": "mean weight on other elements with the same label, over rows that have any",
+    "first": "mean weight on the first element, from others",
+    "last": "mean weight on the last element, often the end mark, from others",
+    "repeat": "mean weight on other elements with the same label, over rows that may see any",
     "local": "mean weight on elements at most 2 away, itself included",
-    "broad": "entropy, as a share of what looking alike at all elements that get any weight would give",
+    "broad": "entropy, as a share of what looking alike at all elements that may be seen would give",
     "mixed": "none of these: the score is that of the best of them",
 }
 """The definition of every role."""
@@ -45,13 +48,13 @@ class HeadRole:
 
 
 def roles_of(
-    blocks: Iterable[Tensor], shape: tuple[int, int], kind: Kind, labels: Labels | None = None
+    blocks: Iterable[Block], shape: tuple[int, int], kind: Kind, labels: Labels | None = None
 ) -> list[HeadRole]:
     """The role of every head.
 
     Args:
-        blocks: the weights, a block of rows after another, (H, r, Lk) each; rows sum to 1, or to 0 where nothing is
-            seen. The whole matrix is one block; many keep memory linear in the length.
+        blocks: the weights and what may be seen, a block of rows after another; rows sum to 1, or to 0 where nothing
+            is seen. The whole matrix is one block; many keep memory linear in the length.
         shape: (Lq, Lk).
         kind: of the attention.
         labels: of the rows and of the keys, for "repeat"; None leaves it out.
@@ -76,7 +79,7 @@ def _named(scores: dict[str, float]) -> HeadRole:
 
 
 def role_scores(
-    blocks: Iterable[Tensor], shape: tuple[int, int], kind: Kind, labels: Labels | None = None
+    blocks: Iterable[Block], shape: tuple[int, int], kind: Kind, labels: Labels | None = None
 ) -> dict[str, Tensor]:
     """Every role's score for every head, (H,) each; arguments as for `roles_of`."""
     numbers = None if labels is None else _numbers(labels)
@@ -84,16 +87,17 @@ def role_scores(
     counts: dict[str, Tensor] = {}
     first = 0
     for block in blocks:
-        weights = block.cpu()
+        weights = block[0].cpu()
+        visible = block[1].cpu().expand(weights.shape)
         rows = torch.arange(first, first + weights.shape[1])
         first += weights.shape[1]
-        sees = weights.sum(-1) > 0  # (H, r)
+        choice = visible.sum(-1)  # (H, r): between so many keys
+        chooses = (choice > 1) & (weights.sum(-1) > 0)
         for name, mask in _masks(rows, shape, kind, numbers).items():
-            able = sees & mask.any(-1)  # the first row has nothing before it
+            able = chooses & (visible & mask).any(-1)  # the first row has nothing before it
             _add(totals, counts, name, (weights * mask).sum(-1), able)
-        looked_at = (weights > 0).sum(-1)
-        entropy = torch.special.entr(weights).sum(-1) / torch.log(looked_at.clamp(min=2).float())
-        _add(totals, counts, "broad", entropy.clamp(max=1), sees & (looked_at > 1))
+        entropy = torch.special.entr(weights).sum(-1) / torch.log(choice.clamp(min=2).float())
+        _add(totals, counts, "broad", entropy.clamp(max=1), chooses)
     return {name: total / counts[name].clamp(min=1) for name, total in totals.items()}
 
 
@@ -107,6 +111,7 @@ def _masks(
     if kind == "cross":
         masks["diagonal"] = j == (i * (Lk - 1) / max(Lq - 1, 1)).round()
     else:
+        masks = {name: mask & (i != j) for name, mask in masks.items()}
         masks |= {"previous": j == i - 1, "same": j == i, "next": j == i + 1, "local": (j - i).abs() <= 2}
         if numbers is not None:
             masks["repeat"] = (numbers[0][rows, None] == numbers[1][None]) & (i != j)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from regard.attention import Observation
 from regard.elements import Element
-from regard.relations.heads import HEAD_ROLES, HeadRole, Labels, roles_of
+from regard.relations.heads import HEAD_ROLES, Block, HeadRole, Labels, roles_of
+from regard.relations.narrow import narrowed, visible
 
 if TYPE_CHECKING:
     import pandas
@@ -163,7 +164,8 @@ class Relations:
         """
         site = self.site(path)
         Lq, Lk = self.lengths(site, item, step)
-        return self.observation(path, step).weights(range(Lq) if rows is None else rows, heads)[item, ..., :Lk]
+        seen = narrowed(self.observation(path, step), item, heads)
+        return seen.weights(range(Lq) if rows is None else rows)[0, ..., :Lk]
 
     def edges(self, *, item: int | None = None, site: str | None = None) -> Iterator[Edge]:
         """The largest weights of every row: one edge each, for all items, steps, sites and heads unless chosen."""
@@ -201,12 +203,17 @@ class Relations:
                 query, key = sequences[site.query], sequences[site.key]
                 labels = [e.label for e in query.elements], [e.label for e in key.elements]
             Lq, Lk = self.lengths(site, item)
-            blocks = (
-                self.weights(site.path, rows=range(first, min(first + _ROWS, Lq)), item=item)
-                for first in range(0, Lq, _ROWS)
-            )
+            blocks = self._blocks(site.path, (Lq, Lk), item)
             roles[site.path] = roles_of(blocks, (Lq, Lk), site.kind, labels)
         return roles
+
+    def _blocks(self, path: str, shape: tuple[int, int], item: int) -> Iterator[Block]:
+        """The weights of a site, and what its rows may see, a few rows at a time."""
+        Lq, Lk = shape
+        for first in range(0, Lq, _ROWS):
+            rows = range(first, min(first + _ROWS, Lq))
+            seen = visible(self.observation(path), item, rows)
+            yield self.weights(path, rows=rows, item=item), seen if seen.shape[-1] == 1 else seen[..., :Lk]
 
     def to_dict(self, *, item: int = 0) -> dict[str, Any]:
         """One item as data for views and `--json`: model, sequences, sites with their statistics and top links.

@@ -8,16 +8,19 @@ epoch, batch, seconds, settings of the optimiser) are JSON in the file's own hea
 """
 
 import json
-import os
+import math
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from regard.files import PART, replacing, write_atomically
 
 FORMAT_VERSION = "1"
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
@@ -34,26 +37,6 @@ class Progress:
     cpu_seconds: float = 0.0  # of the process, over all runs
     wall_seconds: float = 0.0  # the same by the clock
     scores: dict[str, float] = field(default_factory=dict[str, float])  # of the last validation
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that, whatever happens, the path holds either the old content or the new, whole."""
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    _rename(temporary, path)
-
-
-def _rename(temporary: Path, path: Path) -> None:
-    """Put a finished file in place, and the directory's record of it on disk."""
-    os.replace(temporary, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def save_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
@@ -78,11 +61,8 @@ def save_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimiz
         "shared": json.dumps(shared),
         "random.python": json.dumps(random.getstate()),
     }
-    temporary = path.with_name(f".{path.name}.partial")
-    save_file(tensors, temporary, metadata=header)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    _rename(temporary, path)
+    with replacing(path) as part:
+        save_file(tensors, part, metadata=header)
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
@@ -94,26 +74,20 @@ def load_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimiz
     Raises:
         ValueError: if the file is missing, damaged or of another format, or does not fit the model.
     """
-    tensors, header = _read(path)
-    _load_model(path, model, tensors, header)
-    settings: dict[str, Any] = json.loads(header["optimiser"])
-    state: dict[int, dict[str, Any]] = {int(index): values for index, values in settings["plain"].items()}
-    for name, tensor in tensors.items():
-        if name.startswith("optimiser."):
-            _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = tensor
-    optimiser.load_state_dict({"state": state, "param_groups": settings["groups"]})
-    torch.set_rng_state(tensors["random.torch"])
-    version, words, spare = json.loads(header["random.python"])
-    random.setstate((version, tuple(words), spare))
-    return Progress(**json.loads(header["progress"]))
+    saved = _read(path)
+    _load_model(path, model, saved)
+    with _undamaged(path):
+        optimiser.load_state_dict(saved.optimiser)
+        torch.set_rng_state(saved.torch_random)
+        random.setstate(saved.python_random)
+    return saved.progress
 
 
 def load_weights(path: Path, model: nn.Module) -> Progress:
     """Put only the model's part of a checkpoint into a model; where the run stood."""
-    tensors, header = _read(path)
-    _load_model(path, model, tensors, header)
-    return Progress(**json.loads(header["progress"]))
+    saved = _read(path)
+    _load_model(path, model, saved)
+    return saved.progress
 
 
 def average_weights(paths: Sequence[Path], model: nn.Module) -> None:
@@ -155,13 +129,9 @@ def _model_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]
     return tensors, shared
 
 
-def _load_model(path: Path, model: nn.Module, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    prefix = "model."
-    state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    shared: dict[str, str] = json.loads(header["shared"])
-    state |= {name: state[other] for name, other in shared.items()}
+def _load_model(path: Path, model: nn.Module, saved: "_Saved") -> None:
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(saved.model)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the model: {error}") from error
 
@@ -180,7 +150,18 @@ def _optimiser_state(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor
     return tensors, {"groups": saved["param_groups"], "plain": plain}
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+@dataclass(frozen=True)
+class _Saved:
+    """What a checkpoint holds."""
+
+    model: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    torch_random: Tensor
+    python_random: tuple[Any, ...]
+    progress: Progress
+
+
+def _read(path: Path) -> _Saved:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -193,7 +174,33 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
     if header.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"{path} has format_version {header.get('format_version')!r}; it may be {FORMAT_VERSION!r}")
-    return tensors, header
+    with _undamaged(path):
+        model = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        model |= {name: model[other] for name, other in json.loads(header["shared"]).items()}
+        settings: dict[str, Any] = json.loads(header["optimiser"])
+        state: dict[int, dict[str, Any]] = {int(index): values for index, values in settings["plain"].items()}
+        for name, tensor in tensors.items():
+            if name.startswith("optimiser."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = tensor
+        version, words, spare = json.loads(header["random.python"])
+        return _Saved(
+            model,
+            {"state": state, "param_groups": settings["groups"]},
+            tensors["random.torch"],
+            (version, tuple(words), spare),
+            Progress(**json.loads(header["progress"])),
+        )
+
+
+@contextmanager
+def _undamaged(path: Path) -> Generator[None]:
+    """Turns what a file's damage may lead to into one error that names the file."""
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(repr(error).split())[:200]
+        raise ValueError(f"{path} is damaged, or of another run: {reason}") from error
 
 
 class Checkpoints:
@@ -201,18 +208,20 @@ class Checkpoints:
 
     Args:
         directory: made if it does not exist.
-        keep: how many of the last to keep, at least 1. The best is kept besides.
+        keep: how many of the last regular ones to keep, at least 1. The newest and the best are kept besides.
+        regular: whether a step is one that checkpoints are due at; one written elsewhere, as a run was stopped, is
+            there to continue from and is kept only until the next. All steps are unless given.
 
     Raises:
         ValueError: if keep is less than 1.
     """
 
-    def __init__(self, directory: Path, keep: int = 5) -> None:
+    def __init__(self, directory: Path, keep: int = 5, *, regular: Callable[[int], bool] = lambda step: True) -> None:
         if keep < 1:
             raise ValueError(f"keep is {keep}; it may be 1 or more")
-        self.directory, self.keep = directory, keep
+        self.directory, self.keep, self._is_regular = directory, keep, regular
         directory.mkdir(parents=True, exist_ok=True)
-        for left_over in directory.glob(".*.partial"):
+        for left_over in directory.glob(f".*{PART}*"):  # .partial in earlier versions
             left_over.unlink()
 
     @property
@@ -221,15 +230,23 @@ class Checkpoints:
         return sorted(path for path in self.directory.iterdir() if _NAME.fullmatch(path.name))
 
     @property
+    def regular(self) -> list[Path]:
+        """Those of regular steps, oldest first: what may be averaged."""
+        return [path for path in self.paths if self._is_regular(int(path.stem.removeprefix("step-")))]
+
+    @property
     def latest(self) -> Path | None:
         """The newest, or None."""
         return self.paths[-1] if self.paths else None
 
     @property
     def best(self) -> Path | None:
-        """The one with the lowest score, or None."""
-        name = self._best().get("name")
-        return self.directory / name if isinstance(name, str) else None
+        """The one with the lowest score, or None.
+
+        Raises:
+            ValueError: if the record of it is damaged.
+        """
+        return self._best()[0]
 
     def save(
         self, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress, score: float | None = None
@@ -244,14 +261,19 @@ class Checkpoints:
         """
         path = self.directory / f"step-{progress.step:08d}.safetensors"
         save_checkpoint(path, model, optimiser, progress)
-        if score is not None and score < cast(float, self._best().get("score", float("inf"))):
+        if score is not None and score < self._best()[1]:
             write_atomically(self.directory / "best.json", json.dumps({"name": path.name, "score": score}).encode())
-        kept = {*self.paths[-self.keep :], self.best}
+        kept = {*self.regular[-self.keep :], path, self.best}
         for old in self.paths:
             if old not in kept:
                 old.unlink()
         return path
 
-    def _best(self) -> dict[str, str | float]:
+    def _best(self) -> tuple[Path | None, float]:
+        """The best and its score."""
         record = self.directory / "best.json"
-        return json.loads(record.read_text()) if record.is_file() else {}
+        if not record.is_file():
+            return None, math.inf
+        with _undamaged(record):
+            found = json.loads(record.read_bytes())
+            return self.directory / found["name"], float(found["score"])

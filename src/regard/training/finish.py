@@ -4,18 +4,15 @@ Every choice is made on the validation set. The test set is decoded once, with w
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
 
-from regard.generation import TranslatorSteps, beam_search
+from regard.generation import translate_ids
 from regard.inputs.text import TextTokenizer
 from regard.models.translator import Translator
 from regard.training.checkpoint import Checkpoints, average_weights
-from regard.training.data import framed, plan_batches
 from regard.training.metrics import Bleu, raw_bleu, tokenised_bleu
-from regard.training.translate import encode
 
 
 @dataclass(frozen=True)
@@ -67,14 +64,7 @@ class Finished:
     validation: dict[str, Bleu]
 
 
-def decode(
-    model: Translator,
-    tokenizer: TextTokenizer,
-    texts: Sequence[str],
-    decoding: Decoding,
-    *,
-    batch_tokens: int = 4096,
-) -> list[str]:
+def decode(model: Translator, tokenizer: TextTokenizer, texts: Sequence[str], decoding: Decoding) -> list[str]:
     """Translate texts, in order.
 
     Args:
@@ -82,28 +72,9 @@ def decode(
         tokenizer: the model's.
         texts: not empty, one sentence each.
         decoding: beams and length penalty.
-        batch_tokens: padded source tokens searched together, at most. Default 4096.
     """
-    model.eval()
-    sources = encode(tokenizer, list(texts))
-    lengths = sources.lengths + 1
-    translations = [""] * len(texts)
-    for chosen in plan_batches(lengths, lengths, batch_tokens, None):
-        rows, row_lengths = framed(sources.take(chosen), tokenizer.pad, last=tokenizer.eos)
-        source_lengths = torch.from_numpy(row_lengths)
-        with torch.inference_mode():
-            found = beam_search(
-                TranslatorSteps(model, torch.from_numpy(rows), source_lengths),
-                np.minimum(row_lengths * 2 + 10, model.config.max_positions).tolist(),
-                bos=tokenizer.bos,
-                eos=tokenizer.eos,
-                banned=(tokenizer.pad, tokenizer.bos, tokenizer.unk),
-                beams=decoding.beams,
-                alpha=decoding.alpha,
-            )
-        for index, hypothesis in zip(chosen.tolist(), found, strict=True):
-            translations[index] = tokenizer.decode(hypothesis.ids)
-    return translations
+    found = translate_ids(model.eval(), tokenizer, tokenizer.encode_batch(texts), **asdict(decoding))
+    return [tokenizer.decode(hypothesis.ids) for hypothesis in found]
 
 
 def choose(
@@ -120,14 +91,15 @@ def choose(
         tokenizer: the model's.
         checkpoints: of the run.
         validation: what is chosen by.
-        choices: what is tried. More checkpoints than there are count as all of them.
+        choices: what is tried. More checkpoints than there are count as all of them; one that was written only
+            because the run was stopped is in no average.
 
     Raises:
         ValueError: if there are no checkpoints.
     """
-    paths = checkpoints.paths
+    paths = checkpoints.regular
     if not paths:
-        raise ValueError(f"{checkpoints.directory} holds no checkpoints; there must be at least one")
+        raise ValueError(f"{checkpoints.directory} holds no checkpoints that were due; there must be at least one")
     tried: dict[str, float] = {}
     written: dict[Decoding, list[str]] = {}  # by the weights the model has at the moment
 

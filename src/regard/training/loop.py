@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from regard.training.checkpoint import Checkpoints, Progress, load_checkpoint, write_atomically
+from regard.files import write_atomically
+from regard.training.checkpoint import Checkpoints, Progress, load_checkpoint
 from regard.training.optimiser import Schedule
 from regard.training.workers import Gradients, Shard
 from regard.training.workers import Task as GradientTask
@@ -41,12 +42,16 @@ class TrainerConfig:
     steps: int = 10_000  # updates in all
     validate_every: int = 500  # steps; also at the last one
     checkpoint_every: int = 500  # steps; also at the last one and when stopped
-    keep: int = 10  # checkpoints: the last so many, and the best besides
+    keep: int = 10  # checkpoints: the last so many of those that were due, and the best besides
     clip: float | None = 1.0  # longest gradient (L2 norm over all parameters); None leaves it as it is
     shards: int = 1  # consecutive batches that make up a step
     workers: int = 1  # processes that compute them; the result is the same with any number
     seed: int = 0  # of all random numbers
     progress: bool = True  # show a progress bar
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is due at a step."""
+        return step % self.checkpoint_every == 0 or step == self.steps
 
     def __post_init__(self) -> None:
         for name in ("steps", "validate_every", "checkpoint_every", "keep", "shards"):
@@ -100,7 +105,7 @@ class Trainer(Generic[BatchT]):
     ) -> None:
         self.model, self.task, self.optimiser, self.schedule = model, task, optimiser, schedule
         self.config = config
-        self.checkpoints = Checkpoints(out / "checkpoints", config.keep)
+        self.checkpoints = Checkpoints(out / "checkpoints", config.keep, regular=config.due)
         self.metrics = out / "metrics.jsonl"
         self.progress = Progress()
 
@@ -111,7 +116,7 @@ class Trainer(Generic[BatchT]):
             resume: continue from the newest checkpoint, or start if there is none. Default False.
 
         Raises:
-            ValueError: if the directory already holds checkpoints and resume is False.
+            ValueError: if the directory already holds checkpoints and resume is False, or what it holds is damaged.
             DivergedError: if loss or gradient is not finite; the checkpoints before it are kept.
         """
         self._begin(resume)
@@ -202,7 +207,7 @@ class Trainer(Generic[BatchT]):
                 self.progress.scores = dict(self.task.validate())
             print(json.dumps({"step": step, "validation": self.progress.scores}), file=log, flush=True)
             score = self.progress.scores.get("loss")
-        if step % self.config.checkpoint_every == 0 or last or stopping:
+        if self.config.due(step) or stopping:
             self.checkpoints.save(self.model, self.optimiser, self.progress, score)
 
 
@@ -215,16 +220,19 @@ def _forget_after(metrics: Path, step: int) -> None:
     """Take out what an interrupted run recorded after its last checkpoint; it will be recorded again."""
     if not metrics.is_file():
         return
-    kept: list[str] = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
+    lines = metrics.read_bytes().splitlines(keepends=True)
+    kept: list[bytes] = []
+    for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the line that was being written when the run was killed
+            later = json.loads(line)["step"] > step
+        except (LookupError, RecursionError, TypeError, ValueError) as error:
+            if number == len(lines) and not line.endswith(b"\n"):  # it was being written when the run was killed
+                break
+            raise ValueError(f"{metrics}, line {number}: not a record of a step ({type(error).__name__})") from error
+        if later:
             break
-        if record["step"] > step:
-            break
-        kept.append(line + "\n")
-    write_atomically(metrics, "".join(kept).encode())
+        kept.append(line.rstrip(b"\n") + b"\n")
+    write_atomically(metrics, b"".join(kept))
 
 
 @contextmanager

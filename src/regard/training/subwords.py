@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from regard.training.data import Ragged
+from regard.training.data import Ints, Ragged, offsets_of
 
 VARIANTS = 16
 """Cuts a word: a sentence of twelve words has 16^12 of them."""
@@ -53,6 +53,16 @@ class SubwordSampler:
         self._variants = VARIANTS if dropout else 1
         self._seed = seed
         self._cuts = _cut_words(json.loads(content)["model"], list(numbers), dropout, self._variants, seed)
+
+    @property
+    def most(self) -> Ints:
+        """(n,) the most pieces that each text is cut into in any epoch."""
+        longest = self._cuts.lengths.reshape(-1, self._variants).max(1)  # (words,)
+        return np.diff(offsets_of(longest[self._words.ids])[self._words.offsets])
+
+    def keep(self, texts: Ints) -> None:
+        """Only these texts (n',) go on."""
+        self._words = self._words.take(texts)
 
     def epoch(self, number: int) -> Ragged:
         """The corpus as this epoch sees it, without special tokens."""

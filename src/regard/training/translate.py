@@ -2,25 +2,29 @@
 
 A run is a directory:
 
-    DIR/recipe.json                         what was asked for
+    DIR/recipe.json                         what was asked for, and fingerprints of the data
     DIR/tokenizer.json                      the joint byte-pair encoding, learnt from the training text
     DIR/metrics.jsonl, DIR/checkpoints/     see loop.py
 """
 
 import dataclasses
+import hashlib
 import json
+import typing
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from regard.files import write_atomically
 from regard.inputs.text import TextTokenizer
 from regard.models.translator import Translator, TranslatorConfig
-from regard.training.checkpoint import write_atomically
-from regard.training.data import ParallelText, Ragged, SpecialTokens, TranslationBatch, TranslationBatches
+from regard.training.data import Ints, ParallelText, Ragged, SpecialTokens, TranslationBatch, TranslationBatches
 from regard.training.dropout import use_byte_dropout
 from regard.training.loop import Outcome, Trainer, TrainerConfig
 from regard.training.loss import linear_cross_entropy
@@ -92,6 +96,11 @@ class TranslationTask:
         train: pairs to learn from.
         validation: pairs to measure the loss on.
         recipe: batches, smoothing, R-Drop, BPE dropout, seed.
+
+    Pairs of which a side is longer than the model or a batch takes are left out, with one warning that counts them.
+
+    Raises:
+        ValueError: if no pair is left.
     """
 
     def __init__(
@@ -103,15 +112,18 @@ class TranslationTask:
         recipe: TranslationRecipe,
     ) -> None:
         self.model, self.recipe = model, recipe
+        self._budget = recipe.batch_tokens // recipe.shards
         self._special = SpecialTokens(tokenizer.pad, tokenizer.bos, tokenizer.eos)
         seed, dropout = recipe.seed, recipe.bpe_dropout
         self._source = SubwordSampler(tokenizer, train.source, dropout=dropout, seed=2 * seed)
         self._target = SubwordSampler(tokenizer, train.target, dropout=dropout, seed=2 * seed + 1)
+        fitting = self._fitting("training", np.maximum(self._source.most, self._target.most))
+        for sampler in (self._source, self._target):
+            sampler.keep(fitting)
+        source, target = encode(tokenizer, validation.source), encode(tokenizer, validation.target)
+        fitting = self._fitting("validation", np.maximum(source.lengths, target.lengths))
         self._validation = TranslationBatches(
-            encode(tokenizer, validation.source),
-            encode(tokenizer, validation.target),
-            budget=recipe.batch_tokens // recipe.shards,
-            special=self._special,
+            source.take(fitting), target.take(fitting), budget=self._budget, special=self._special
         )
 
     def batches(self, epoch: int) -> TranslationBatches:
@@ -119,7 +131,7 @@ class TranslationTask:
         return TranslationBatches(
             self._source.epoch(epoch),
             self._target.epoch(epoch),
-            budget=self.recipe.batch_tokens // self.recipe.shards,
+            budget=self._budget,
             special=self._special,
             seed=self.recipe.seed,
             epoch=epoch,
@@ -139,6 +151,19 @@ class TranslationTask:
         """Cross-entropy a target piece of the validation pairs, in nats, without smoothing."""
         losses = [(self._loss(batch).item(), batch.tokens) for batch in self._validation]
         return {"loss": sum(loss * tokens for loss, tokens in losses) / sum(tokens for _, tokens in losses)}
+
+    def _fitting(self, name: str, pieces: Ints) -> Ints:
+        """The indices of the pairs whose longer side, of so many pieces (n,), can be computed."""
+        # one position is for the mark before or after the pieces
+        takers = ((self.model.config.max_positions, "this model takes"), (self._budget, "a batch of this recipe holds"))
+        positions, taker = min(takers)
+        fitting = np.flatnonzero(pieces < positions)
+        why = f"a side has more than {positions - 1} pieces, the most that {taker}"
+        if not len(fitting):
+            raise ValueError(f"none of the {len(pieces):,} {name} pairs is short enough: {why}")
+        if left_out := len(pieces) - len(fitting):
+            warnings.warn(f"{left_out:,} of {len(pieces):,} {name} pairs are left out: {why}", stacklevel=4)
+        return fitting
 
     def _loss(self, batch: TranslationBatch, *, smoothing: float = 0.0, r_drop: float = 0.0) -> Tensor:
         source, source_lengths, target, places = batch.source, batch.source_lengths, batch.target, batch.places
@@ -191,11 +216,13 @@ def train_translator(
         progress: show a progress bar. Default True.
 
     Raises:
-        ValueError: if the directory holds another run, or one of another recipe is to be resumed.
+        ValueError: if the directory holds another run, one of another recipe or of other data is to be resumed, a
+            file of it is damaged, or no pair is short enough for the model.
         DivergedError: if loss or gradient is not finite.
     """
     out.mkdir(parents=True, exist_ok=True)
-    _agree(out / "recipe.json", recipe, resume)
+    data = {"training": fingerprint(train), "validation": fingerprint(validation)}
+    _agree(out / "recipe.json", recipe, data, resume)
     tokenizer = _tokenizer(out / "tokenizer.json", train, recipe)
     torch.manual_seed(recipe.seed)
     model = Translator(recipe.translator(tokenizer))
@@ -218,25 +245,49 @@ _MAY_CHANGE = {"steps", "validate_every", "checkpoint_every", "keep"}
 """Fields of a recipe that a resumed run may have otherwise: they do not change what a step does."""
 
 
-def _agree(path: Path, recipe: TranslationRecipe, resume: bool) -> None:
-    """Write the recipe, or hold it against the one of the run that is to be resumed."""
+def _agree(path: Path, recipe: TranslationRecipe, data: Mapping[str, str], resume: bool) -> None:
+    """Write recipe and fingerprints of the data, or hold them against those of the run that is to be resumed."""
     asked: dict[str, Any] = asdict(recipe)
     if path.is_file() and resume:
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        before = {**asdict(TranslationRecipe()), **before}  # a field that is newer than the run had its default
+        recorded = _record(path)
+        before = {**asdict(TranslationRecipe()), **recorded}  # a field that is newer than the run had its default
         free = _MAY_CHANGE if recipe.schedule != "cosine" else _MAY_CHANGE - {"steps"}
         for name, value in asked.items():
             if name not in free and before[name] != value:
                 raise ValueError(f"{name} is {value!r}, but the run in {path.parent} has {before[name]!r}")
+        for name, value in data.items():
+            was = recorded.get("data", data).get(name)  # a run from before there were fingerprints may have any data
+            if was != value:
+                raise ValueError(f"the {name} data are {value}, but the run in {path.parent} has {was}")
     elif path.is_file():
         raise ValueError(f"{path.parent} holds another run; resume it, or choose another directory")
-    write_atomically(path, json.dumps(asked, indent=2).encode())
+    write_atomically(path, json.dumps({**asked, "data": data}, indent=2).encode())
+
+
+def fingerprint(text: ParallelText) -> str:
+    """What tells these pairs from others: their number and a hash of their content."""
+    digest = hashlib.sha256(json.dumps([text.source, text.target]).encode()).hexdigest()
+    return f"{len(text.source):,} pairs, SHA-256 {digest[:16]}"
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """A recipe.json."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("data", {}), dict):
+        raise ValueError(f"{path} is damaged: it does not hold a recipe")
+    return typing.cast(dict[str, Any], record)
 
 
 def _tokenizer(path: Path, train: ParallelText, recipe: TranslationRecipe) -> TextTokenizer:
     """The run's tokenizer: read if it was learnt already."""
     if path.is_file():
-        return TextTokenizer.from_json(path)
+        try:
+            return TextTokenizer.from_json(path)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
     tokenizer = TextTokenizer.train_bpe([*train.source, *train.target], recipe.vocab_size)
     write_atomically(path, tokenizer.to_json().encode())
     return tokenizer

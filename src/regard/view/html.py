@@ -17,7 +17,6 @@ import json
 import math
 import os
 import re
-import secrets
 import stat
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -25,6 +24,8 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
+
+from regard.files import write_atomically
 
 __all__ = ["check_path", "render", "write"]
 
@@ -103,7 +104,8 @@ def write(report: Mapping[str, Any], path: str | os.PathLike[str], *, force: boo
     page = render(report).encode("utf-8")
     target = Path(os.path.realpath(path))
     with _said_clearly(path):
-        _replace(target, page, _mode_of(target, force))
+        _check_target(target, force)
+        write_atomically(target, page)
     return Path(path)
 
 
@@ -120,7 +122,7 @@ def check_path(path: str | os.PathLike[str], *, force: bool = False) -> None:
     """
     target = Path(os.path.realpath(path))
     with _said_clearly(path):
-        _mode_of(target, force)
+        _check_target(target, force)
         with os.scandir(target.parent):  # raises where it is missing, or no directory
             pass
         if not os.access(target.parent, os.W_OK | os.X_OK):
@@ -139,42 +141,26 @@ def _said_clearly(path: str | os.PathLike[str]) -> Generator[None]:
         raise type(error)(f"the page cannot be written to {os.fspath(path)}: {reason}") from error
 
 
-def _mode_of(target: Path, force: bool) -> int | None:
-    """The permissions of the file to be replaced, None where there is none; refuses what must stay."""
+def _check_target(target: Path, force: bool) -> None:
+    """Refuse to replace what must stay."""
     try:
-        found = target.stat()
+        mode = target.stat().st_mode
     except FileNotFoundError:
-        return None
-    if stat.S_ISDIR(found.st_mode):
+        return
+    if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "it is a directory")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
     if not force and not _is_ours(target):
         raise FileExistsError(
             f"{target} exists and was not written by regard: choose another path, or replace it with force"
         )
-    return stat.S_IMODE(found.st_mode)
 
 
 def _is_ours(path: Path) -> bool:
     """Whether regard wrote this file, by the generator it names in its first 2 KB."""
     with path.open("rb") as file:
         return GENERATOR.encode() in file.read(2048)
-
-
-def _replace(target: Path, content: bytes, mode: int | None) -> None:
-    """Put `content` at `target` in one step, through a file beside it that is removed if anything fails."""
-    beside = target.with_name(f".{target.name[:64]}.{secrets.token_hex(4)}.part")
-    file = beside.open("xb")
-    try:
-        with file:
-            file.write(content)
-        if mode is not None:
-            beside.chmod(mode)
-        os.replace(beside, target)
-    except BaseException:
-        beside.unlink()
-        raise
 
 
 def _check(report: Mapping[str, Any]) -> None:

@@ -1,0 +1,95 @@
+"""One entry of a batch and some of its heads, out of an observed call: to ask about them costs what they cost alone.
+
+H | heads    r | rows asked for    Lk | keys
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from regard.attention import ALiBi, Observation, RelativeBias
+from regard.attention.frame import Frame
+from regard.attention.mask import Mask, Ranges
+from regard.attention.request import Bias, Request
+
+
+def narrowed(seen: Observation, item: int, heads: list[int] | None = None) -> Observation:
+    """What was seen, with the queries and keys of one batch entry and some heads (None: all) alone.
+
+    Its `weights` are (1, heads, r, Lk); the statistics stay those of the whole call.
+    """
+    return seen if seen.kept is None else replace(seen, kept=_narrowed(seen.kept, item, heads))
+
+
+def visible(seen: Observation, item: int, rows: range) -> Tensor:
+    """Which keys each row of a batch entry may see, (H|1, r|1, Lk|1) boolean.
+
+    Raises:
+        ValueError: the call was observed with keep=False.
+    """
+    if seen.kept is None:
+        raise ValueError("what a row may see is known from its call, and this one was observed with keep=False")
+    request = _narrowed(seen.kept, item, None)
+    numbers, keys = request.frame.rows(rows), range(request.Lk)
+    may = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=request.query.device)
+    if request.mask is not None:
+        may = request.mask.tile(request.frame, numbers, keys)
+    bias = request.bias_tile(numbers, keys)
+    return (may if bias is None else may & (bias != -torch.inf))[0]
+
+
+def _narrowed(request: Request, item: int, heads: list[int] | None) -> Request:
+    chosen = [*range(request.Hq)] if heads is None else heads
+    pairs = [head // (request.Hq // request.Hkv) for head in chosen]  # the key head of each query head
+    if heads is None:
+        pairs = [*range(request.Hkv)]
+    start, sinks = request.start, request.sink_logits
+    return replace(
+        request,
+        query=request.query[[item]][:, chosen],
+        key=request.key[[item]][:, pairs],
+        value=request.value[[item]][:, pairs],
+        mask=None if request.mask is None else _Narrow(request.mask, request.frame, item, chosen),
+        bias=_bias(request.bias, item, chosen),
+        start=start[[item]] if isinstance(start, Tensor) else start,
+        sink_logits=None if sinks is None else sinks[chosen],
+    )
+
+
+def _bias(bias: Bias | None, item: int, heads: list[int]) -> Bias | None:
+    if isinstance(bias, ALiBi):
+        return ALiBi(bias.slopes[heads])
+    if isinstance(bias, RelativeBias):
+        return RelativeBias(bias.table[:, heads], bias.buckets)
+    if bias is None:
+        return None
+    return _pick(bias.reshape((1,) * (4 - bias.dim()) + tuple(bias.shape)), item, heads)
+
+
+def _pick(tile: Tensor, item: int, heads: list[int]) -> Tensor:
+    """(B|1, H|1, …) -> (1, len(heads)|1, …)."""
+    tile = tile if tile.shape[0] == 1 else tile[[item]]
+    return tile if tile.shape[1] == 1 else tile[:, heads]
+
+
+@dataclass(frozen=True, eq=False)
+class _Narrow(Mask):
+    """A mask of a whole call, as one batch entry and some heads see it."""
+
+    mask: Mask
+    frame: Frame  # of the whole call
+    item: int
+    heads: list[int]
+
+    def ranges(self, frame: Frame, rows: Tensor) -> Ranges | None:
+        ranges = self.mask.ranges(self.frame, rows)
+        if ranges is None:
+            return None
+        first, stop = (t if t.shape[0] == 1 else t[[self.item]] for t in ranges)
+        return first, stop
+
+    def tile(self, frame: Frame, rows: Tensor, keys: range) -> Tensor:
+        return _pick(self.mask.tile(self.frame, rows, keys), self.item, self.heads)
