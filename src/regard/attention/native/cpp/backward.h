@@ -26,6 +26,7 @@ class Differentiator {
  public:
   Differentiator(const Call& call, const Gradients& gradients) : call_(call), to_(gradients) {
     ldq_ = rounded_up(call.D, L), ldv_ = rounded_up(call.Dv, L);
+    streams_ = streamed(gradients.query, call.dtype, call.B * call.Hq * call.Lq * call.D);
   }
 
   // Floats of memory: for a block, and for the gradients of one head's keys and values.
@@ -74,7 +75,7 @@ class Differentiator {
     float scale[PANEL];
     for (float& factor : scale) factor = static_cast<float>(call_.scale);
     for (int64_t i = 0; i < count_; ++i)
-      write_turned(to_.query, call_.dtype, parts_[i].panel, parts_[i].grad_query, call_.D, scale, room_);
+      write_turned(to_.query, call_.dtype, parts_[i].panel, parts_[i].grad_query, call_.D, scale, room_, streams_);
   }
 
   // The gradients of one head's keys and values, complete.
@@ -229,6 +230,7 @@ class Differentiator {
   const Call& call_;
   const Gradients& to_;
   int64_t ldq_, ldv_, count_ = 0;
+  bool streams_;
   Part parts_[BLOCK];
   float *query_rows_, *grad_rows_, *output_rows_, *addend_, *room_;
 };

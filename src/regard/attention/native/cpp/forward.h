@@ -51,7 +51,7 @@ struct Flight {
     mix<N>(value, call.Dv, j0, j1, s, out, keep);
   }
 
-  void finish(const Call& call, float* room) {
+  void finish(const Call& call, float* room, bool streams) {
     const V sink = splat(call.sink_logits ? call.sink_logits[panel.head] : -INFINITE);
     const float natural = Scoring(call, panel).natural;
     float share[PANEL], logsumexp[PANEL];
@@ -62,7 +62,7 @@ struct Flight {
     if (call.logsumexp)
       memcpy(call.logsumexp + (panel.b * call.Hq + panel.head) * call.Lq + panel.row, logsumexp,
              static_cast<size_t>(panel.rows) * 4);
-    write_turned(call.output, call.dtype, panel, out, call.Dv, share, room);
+    write_turned(call.output, call.dtype, panel, out, call.Dv, share, room, streams);
   }
 };
 
@@ -100,6 +100,7 @@ inline void attend(const Call& call, const uint8_t* seen) {
   const int64_t G = call.Hq / call.Hkv, group = division.group, items = division.items;
   const int64_t one = Flight::room(call), columns = rounded_up(larger(call.D, call.Dv), L);
   const int64_t tile = (KEYS + TILE_ROWS) * PANEL;
+  const bool streams = streamed(call.output, call.dtype, call.B * call.Hq * call.Lq * call.Dv);
 
   share<ForwardWorker>(
       call.threads, call.B * call.Hkv * items, [] { return ForwardWorker(); },
@@ -134,7 +135,7 @@ inline void attend(const Call& call, const uint8_t* seen) {
                   f.take<decltype(n)::value>(call, key, value, j0, j1, s, addend, fresh && i == 0);
                 });
             }
-          for (int64_t i = 0; i < count; ++i) flights[i].finish(call, room);
+          for (int64_t i = 0; i < count; ++i) flights[i].finish(call, room, streams);
         }
       });
 }

@@ -26,7 +26,8 @@ struct Sums {
 
 class Observer {
  public:
-  Observer(const Call& call, const Seen& seen) : call_(call), seen_(seen) {}
+  Observer(const Call& call, const Seen& seen)
+      : call_(call), seen_(seen), streams_(streamed(call.output, call.dtype, call.B * call.Hq * call.Lq * call.Dv)) {}
 
   static int64_t room(const Call& call, const Seen& seen) {
     const int64_t keys = call.Lk + TILE_ROWS, columns = rounded_up(larger(call.D, call.Dv), L);
@@ -47,13 +48,13 @@ class Observer {
 
   // The panels of one run; `received` (Lk,) gets what they gave to each key.
   void run(const Runs& runs, int64_t b, int64_t head, int64_t slot, const Matrix& key, const Matrix& value,
-           float* received) {
+           float* received, bool fresh) {
     if (received) memset(received_, 0, static_cast<size_t>(call_.Lk * L) * 4);
-    for (int64_t i = runs.from(slot); i < runs.from(slot + 1); ++i) {
+    for (int64_t i = runs.from(slot); i < runs.from(slot + 1); ++i, fresh = false) {
       panel_.b = b, panel_.head = head;
       runs.panels.place(i, call_.Lq, panel_);
       look(call_, panel_);
-      by_vectors(panel_.vectors, [&](auto n) { pass<decltype(n)::value>(key, value, received != nullptr); });
+      by_vectors(panel_.vectors, [&](auto n) { pass<decltype(n)::value>(key, value, received != nullptr, fresh); });
     }
     if (!received) return;
     for (int64_t j = 0; j < call_.Lk; j += L) {
@@ -68,7 +69,7 @@ class Observer {
 
  private:
   template <int N>
-  void pass(const Matrix& key, const Matrix& value, bool receive) {
+  void pass(const Matrix& key, const Matrix& value, bool receive, bool fresh) {
     constexpr int W = N * L;
     const Scoring scoring(call_, panel_);
     const int64_t lo = panel_.lo, hi = panel_.hi;
@@ -79,7 +80,7 @@ class Observer {
       const int64_t end = smaller(j + KEYS, hi);
       if (scoring.addends) read_addends(scoring, j, end, addend_);
       score<N>(scoring, query_, key, j, end, scoring.addends ? addend_ : nullptr, strip_ + (j - lo) * W, top,
-               groups_ + (j - lo) / TILE_ROWS * W, nullptr);
+               groups_ + (j - lo) / TILE_ROWS * W, nullptr, fresh ? &value : nullptr);
     }
     const TopRoom room(seen_.top, hi - lo, call_.Lk, top_);
     if (seen_.top) pick<N>(room, strip_, groups_, hi - lo, panel_.rows);
@@ -97,7 +98,7 @@ class Observer {
     if (seen_.segment_mass) gather_segments<N>(share);
     float shares[PANEL];
     for (int n = 0; n < N; ++n) store(shares + n * L, share[n]);
-    write_turned(call_.output, call_.dtype, panel_, out_, call_.Dv, shares, room_);
+    write_turned(call_.output, call_.dtype, panel_, out_, call_.Dv, shares, room_, streams_);
     report<N>(room, scoring.unit, zero, ends);
   }
 
@@ -201,10 +202,9 @@ class Observer {
       if (lanes <= 0) break;
       const int64_t to = at + n * L;
       auto put = [&](float* field, V v) {
-        if (!field) return;
-        float numbers[L];
-        store(numbers, v);
-        memcpy(field + to, numbers, static_cast<size_t>(lanes) * 4);
+        if (field && lanes == L) store(field + to, v);
+        else if (field)
+          for (int64_t i = 0; i < lanes; ++i) field[to + i] = v[i];
       };
       const End& end = ends[n];
       const V total = load(sums_.total + n * L), mass = total * end.share, nan = splat(__builtin_nanf(""));
@@ -250,13 +250,12 @@ class Observer {
         }
       }
     }
-    float numbers[L];
-    store(numbers, largest(V{}, rest));
-    memcpy(seen_.rest + to, numbers, static_cast<size_t>(lanes) * 4);
+    for (int64_t i = 0; i < lanes; ++i) seen_.rest[to + i] = rest[i] > 0 ? rest[i] : 0.0f;
   }
 
   const Call& call_;
   const Seen& seen_;
+  const bool streams_;
   Panel panel_;
   Sums sums_;
   float *query_, *out_, *strip_, *groups_, *addend_, *segments_, *room_, *received_, *top_;
@@ -280,10 +279,12 @@ inline void attend_observed(const Call& call, const Seen& seen, const uint8_t* v
         const int64_t index = item / slots, b = index / call.Hq, head = index % call.Hq;
         const int64_t slot = slots - 1 - item % slots;  // the last rows first: under a causal mask they take longest
         Matrix key, value;
+        const bool fresh = worker.held != b * call.Hkv + head / G;
         heads.get(b, head / G, worker.heads.floats(heads.room()), worker.held, key, value);
         Observer observer(call, seen);
         observer.use(worker.memory.floats(Observer::room(call, seen)));
-        observer.run(runs, b, head, slot, key, value, received ? received + (index * slots + slot) * call.Lk : nullptr);
+        observer.run(runs, b, head, slot, key, value, received ? received + (index * slots + slot) * call.Lk : nullptr,
+                     fresh);
       });
   if (!received || slots == 1) return;
   share<ObserveWorker>(

@@ -61,6 +61,7 @@ void share(int64_t threads, int64_t items, Make make, Work work) {
       const FlushDenormals flush;
       Worker worker = all.make();
       for (; item < all.items && !all.failed; item = all.next.fetch_add(1)) all.work(worker, item);
+      streams_end();
     } catch (const std::bad_alloc&) {  // an exception may not leave a thread of OpenMP
       all.failed = true;
     }

@@ -37,13 +37,18 @@ struct TopRoom {
 };
 
 // The k-th largest of each lane of `groups` (count, N · L), `join` of them taken as one, at least the lowest finite
-// number. The last ones, where they fill no join, count on their own.
+// number. The last ones, where they fill no join, count on their own. Where groups are few, parts of them count.
 template <int N>
-INLINE void bound(const float* groups, int64_t count, int64_t join, int64_t k, float* list, V (&least)[N]) {
-  constexpr int W = N * L;
+INLINE void bound(const float* s, const float* groups, int64_t count, int64_t join, int64_t k, float* list,
+                  V (&least)[N]) {
+  constexpr int W = N * L, PART = TILE_ROWS / 2;
+  const bool parts = count < 4 * k;
+  if (parts) count *= 2;
   auto group = [&](int64_t g, int n) {
-    V x = load(groups + g * W + n * L);
-    if (g + join <= count)
+    V x = load((parts ? s + g * PART * W : groups + g * W) + n * L);
+    if (parts)
+      for (int i = 1; i < PART; ++i) x = largest(load(s + (g * PART + i) * W + n * L), x);
+    else if (g + join <= count)
       for (int64_t i = 1; i < join; ++i) x = largest(load(groups + (g + i) * W + n * L), x);
     return x;
   };
@@ -149,7 +154,7 @@ void pick(const TopRoom& room, const float* s, const float* groups, int64_t coun
   constexpr int W = N * L, M = TILE_ROWS;
   const int64_t group_count = (count + M - 1) / M;
   V least[N];
-  bound<N>(groups, group_count, room.join, room.k, room.scores, least);
+  bound<N>(s, groups, group_count, room.join, room.k, room.scores, least);
 
   int64_t hits = 0;
   for (int64_t g = 0; g < group_count; ++g) {
@@ -168,6 +173,12 @@ void pick(const TopRoom& room, const float* s, const float* groups, int64_t coun
     }
   }
 
+  // Rows that find fewer candidates than others of their vector are filled up with what is no candidate.
+  const int64_t filled = smaller(room.most, 2 * room.k);
+  for (int64_t at = 0; at < filled * W; at += L) {
+    store(room.candidates + at, splat(-INFINITE));
+    store(room.candidate_keys + at, splat(-1));
+  }
   int64_t found[PANEL] = {};
   for (int64_t hit = 0; hit < hits; ++hit) {
     uint64_t word = room.words[hit];
@@ -187,7 +198,7 @@ void pick(const TopRoom& room, const float* s, const float* groups, int64_t coun
       longest = larger(longest, found[lane]);
     }
     for (int64_t lane = n * L; lane < (n + 1) * L; ++lane)
-      for (int64_t c = found[lane]; c < longest; ++c) {
+      for (int64_t c = larger(found[lane], filled); c < longest; ++c) {
         room.candidates[c * W + lane] = -INFINITE;
         room.candidate_keys[c * W + lane] = -1;
       }

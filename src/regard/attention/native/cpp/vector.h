@@ -49,6 +49,23 @@ INLINE V load(const float* p) { return *reinterpret_cast<const UnalignedV*>(p); 
 INLINE I load(const int32_t* p) { return *reinterpret_cast<const UnalignedI*>(p); }
 INLINE void store(float* p, V v) { *reinterpret_cast<UnalignedV*>(p) = v; }
 INLINE void store(int32_t* p, I v) { *reinterpret_cast<UnalignedI*>(p) = v; }
+// To memory past the caches; `to` is a multiple of the vector's size. `streams_end` comes after the last one.
+INLINE void stream(float* to, V v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(to, reinterpret_cast<__m512>(v));
+#elif defined(__AVX__)
+  _mm256_stream_ps(to, reinterpret_cast<__m256>(v));
+#elif defined(__SSE2__)
+  _mm_stream_ps(to, reinterpret_cast<__m128>(v));
+#else
+  store(to, v);
+#endif
+}
+INLINE void streams_end() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
 INLINE V splat(float x) { return V{} + x; }
 INLINE I splat(int32_t x) { return I{} + x; }
 
