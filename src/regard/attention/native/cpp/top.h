@@ -101,6 +101,10 @@ inline int64_t exact(const TopRoom& room, const float* s, int64_t width, int64_t
       room.candidate_keys[found++ * width + lane] = static_cast<int32_t>(j);
     }
   }
+  for (int64_t c = found; c < room.most; ++c) {  // those that were there before
+    room.candidates[c * width + lane] = -INFINITE;
+    room.candidate_keys[c * width + lane] = -1;
+  }
   return found;
 }
 
