@@ -82,7 +82,7 @@ struct Division {
     units = panels.count * (call.Hq / call.Hkv);
     // Where all keys and values of a head stay in the second cache, a panel alone keeps its own queries and outputs in
     // the first.
-    const bool resident = call.Lk * (call.D + call.Dv) * 4 <= (1 << 20);
+    const bool resident = call.Lk * (call.D + call.Dv) * 4 <= (1 << 19);
     group = resident ? 1 : call.D + call.Dv > 256 ? 4 : 8;
     const int64_t heads = call.B * call.Hkv, wanted = call.threads > 1 ? 8 * call.threads : 1;
     const int64_t parts = larger(1, smaller(units, (wanted + heads - 1) / heads));
