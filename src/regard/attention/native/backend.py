@@ -78,8 +78,9 @@ def _compiled(
 def refuses(request: Request) -> str | None:
     """Why the kernel cannot serve a call."""
     query, bias = request.query, request.bias
-    if library.load() is None:
-        return f"backend is not there: {library.why_missing()}"
+    missing = library.why_missing()
+    if missing is not None:
+        return f"backend is not there: {missing}"
     if query.device.type != "cpu":
         return f"query is on {query.device}; the native kernel computes on the CPU"
     if query.dtype not in DTYPES:

@@ -61,6 +61,11 @@ def why_missing() -> str | None:
     return _find().why_missing
 
 
+# What torch.compiler.assume_constant_result sets, without importing the compiler: a compiled function that is the first
+# to ask must not be traced into the loading.
+why_missing.__dict__["_dynamo_marked_constant"] = True
+
+
 def isa() -> str | None:
     """The instruction set in use; None without the library."""
     library = load()
