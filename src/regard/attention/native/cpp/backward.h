@@ -1,7 +1,8 @@
 // Gradients, from scores computed again (arXiv 2205.14135): P = exp(s - logsumexp), dS = P (dO · Vᵀ - Σ dO O).
 //
 // A block of panels passes over the tiles of keys. Where lanes are queries, Pᵀ and dSᵀ come as in the forward pass, and
-// dQᵀ = Kᵀ · dSᵀ is mixed like an output; dV += Pᵀ · dO and dK += dSᵀ · Q have columns of dO and Q as lanes.
+// dQᵀ = Kᵀ · dSᵀ is mixed like an output; dV += Pᵀ · dO and dK += dSᵀ · Q have columns of dO and Q as lanes. All of it
+// happens while Pᵀ and dSᵀ of one panel and one tile are in the first cache.
 #pragma once
 
 #include "parallel.h"
@@ -9,17 +10,15 @@
 
 namespace REGARD_ISA {
 
-constexpr int BLOCK = 192 / PANEL;  // panels of one block: Pᵀ and dSᵀ of it and a tile of keys stay in the second cache
+constexpr int BLOCK = 192 / PANEL;  // panels of one block, which share each tile of keys and its gradients
 
 // A panel's part of a block.
 struct Part {
   Panel panel;
   int64_t offset;            // of its first row in the block
   float *query, *grad;       // turned: (D, width), (Dv, width)
-  float *p, *ds, *slope;     // (KEYS + TILE_ROWS, width)
   float* grad_query;         // (D, width)
   float lse[PANEL], delta[PANEL];
-  bool active;               // sees some of the present tile
 };
 
 class Differentiator {
@@ -32,7 +31,7 @@ class Differentiator {
   // Floats of memory: for a block, and for the gradients of one head's keys and values.
   int64_t room() const {
     const int64_t tile = (KEYS + TILE_ROWS) * PANEL;
-    return BLOCK * ((2 * call_.D + call_.Dv) * PANEL + 3 * tile) + (BLOCK * PANEL) * (ldq_ + 2 * ldv_) +
+    return BLOCK * (2 * call_.D + call_.Dv) * PANEL + 3 * tile + (BLOCK * PANEL) * (ldq_ + 2 * ldv_) +
            KEYS * PANEL + L * larger(ldq_, ldv_);
   }
   int64_t head_room() const { return call_.Lk * (ldq_ + ldv_); }
@@ -42,10 +41,10 @@ class Differentiator {
     for (Part& part : parts_) {
       part.query = memory, part.grad = part.query + call_.D * PANEL;
       part.grad_query = part.grad + call_.Dv * PANEL;
-      part.p = part.grad_query + call_.D * PANEL, part.ds = part.p + tile, part.slope = part.ds + tile;
-      memory = part.slope + tile;
+      memory = part.grad_query + call_.D * PANEL;
     }
-    query_rows_ = memory, grad_rows_ = query_rows_ + BLOCK * PANEL * ldq_;
+    p_ = memory, ds_ = p_ + tile, slope_ = ds_ + tile;
+    query_rows_ = slope_ + tile, grad_rows_ = query_rows_ + BLOCK * PANEL * ldq_;
     output_rows_ = grad_rows_ + BLOCK * PANEL * ldv_;
     addend_ = output_rows_ + BLOCK * PANEL * ldv_, room_ = addend_ + KEYS * PANEL;
   }
@@ -67,10 +66,13 @@ class Differentiator {
       const int64_t j1 = smaller(j0 + KEYS, hi);
       for (int64_t i = 0; i < count_; ++i) {
         Part& part = parts_[i];
-        by_vectors(part.panel.vectors, [&](auto n) { tile<decltype(n)::value>(part, key, value, j0, j1); });
+        const int64_t from = larger(j0, part.panel.lo), to = smaller(j1, part.panel.hi);
+        if (from >= to) continue;
+        by_vectors(part.panel.vectors, [&](auto n) { tile<decltype(n)::value>(part, key, value, from, to); });
+        const int64_t width = part.panel.width();
+        accumulate(p_, width, to - from, grad_rows_ + part.offset * ldv_, ldv_, grad_value + from * ldv_);
+        accumulate(ds_, width, to - from, query_rows_ + part.offset * ldq_, ldq_, grad_key + from * ldq_);
       }
-      accumulate(&Part::p, grad_rows_, ldv_, j0, j1, grad_value);
-      accumulate(&Part::ds, query_rows_, ldq_, j0, j1, grad_key);
     }
     float scale[PANEL];
     for (float& factor : scale) factor = static_cast<float>(call_.scale);
@@ -125,36 +127,29 @@ class Differentiator {
     memset(part.grad_query, 0, static_cast<size_t>(call_.D * width) * 4);
   }
 
-  // Pᵀ and dSᵀ of a panel and the keys j0 … j1 - 1, and what they add to dQᵀ.
+  // Pᵀ and dSᵀ of a panel and the keys from … to - 1, and what they add to dQᵀ.
   template <int N>
-  void tile(Part& part, const Matrix& key, const Matrix& value, int64_t j0, int64_t j1) {
+  void tile(Part& part, const Matrix& key, const Matrix& value, int64_t from, int64_t to) {
     constexpr int W = N * L;
     const Panel& panel = part.panel;
-    const int64_t from = larger(j0, panel.lo), to = smaller(j1, panel.hi);
-    part.active = from < to;
-    if (!part.active) return;
     const Scoring scoring(call_, panel);
-    const int64_t at = (from - j0) * W, n_keys = to - from;
-    float *p = part.p + at, *ds = part.ds + at, *slope = scoring.cap != 0 ? part.slope + at : nullptr;
+    const int64_t n_keys = to - from;
+    float* slope = scoring.cap != 0 ? slope_ : nullptr;
     if (scoring.addends) read_addends(scoring, from, to, addend_);
     V top[N], lse[N], one[N];
     for (int n = 0; n < N; ++n) top[n] = V{}, lse[n] = load(part.lse + n * L), one[n] = splat(1.0f);
-    score<N>(scoring, part.query, key, from, to, scoring.addends ? addend_ : nullptr, p, top, nullptr, slope);
+    score<N>(scoring, part.query, key, from, to, scoring.addends ? addend_ : nullptr, p_, top, nullptr, slope);
     for (int64_t j = 0; j < n_keys; ++j)
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) {
-        float* s = p + j * W + n * L;
+        float* s = p_ + j * W + n * L;
         store(s, exp2_of((load(s) * scoring.natural - lse[n]) * LOG2E));
       }
-    for (float* all : {part.p, part.ds}) {  // keys of the tile that lie outside of what the panel sees
-      memset(all, 0, static_cast<size_t>(at) * 4);
-      memset(all + at + n_keys * W, 0, static_cast<size_t>((j1 - to) * W) * 4);
-    }
-    differentiate<N>(part, value, from, to, p, ds);
-    if (to_.distance_bias) add_distances<N>(panel, from, to, ds);
+    differentiate<N>(part, value, from, to, p_, ds_);
+    if (to_.distance_bias) add_distances<N>(panel, from, to, ds_);
     if (slope)
-      for (int64_t i = 0; i < n_keys * W; i += L) store(ds + i, load(ds + i) * load(slope + i));
-    mix<N>(key, call_.D, from, to, ds, part.grad_query, one);
+      for (int64_t i = 0; i < n_keys * W; i += L) store(ds_ + i, load(ds_ + i) * load(slope + i));
+    mix<N>(key, call_.D, from, to, ds_, part.grad_query, one);
   }
 
   template <int N>
@@ -190,33 +185,29 @@ class Differentiator {
       }
   }
 
-  // to (Lk, ld) += Aᵀ · rows, for the keys of a tile: A is P or dS of all active panels, `rows` lies in the block.
-  void accumulate(float* Part::*a, const float* rows, int64_t ld, int64_t j0, int64_t j1, float* to) const {
+  // to (n_keys, ld) += a (n_keys, width) · rows (width, ld).
+  static void accumulate(const float* a, int64_t width, int64_t n_keys, const float* rows, int64_t ld, float* to) {
     int64_t vectors = ld / L, column = 0;
     while (vectors > 0) {
       const int64_t some = vectors == 4 || vectors == 2 ? 2 : smaller(TILE_VECTORS, vectors);
       by_vectors(static_cast<int>(some), [&](auto n) {
-        accumulate_columns<decltype(n)::value>(a, rows + column, ld, j1 - j0, to + j0 * ld + column);
+        accumulate_columns<decltype(n)::value>(a, width, n_keys, rows + column, ld, to + column);
       });
       vectors -= some, column += some * L;
     }
   }
 
   template <int N>
-  void accumulate_columns(float* Part::*a, const float* rows, int64_t ld, int64_t n_keys, float* to) const {
+  static void accumulate_columns(const float* a, int64_t width, int64_t n_keys, const float* rows, int64_t ld,
+                                 float* to) {
     in_tiles(n_keys, [&](auto size, int64_t j) {
       constexpr int M = decltype(size)::value;
+      const float* from[M];
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) from[m] = a + (j + m) * width;
       Tile<M, N> tile;
       tile.clear();
-      for (int64_t i = 0; i < count_; ++i) {
-        const Part& part = parts_[i];
-        if (!part.active) continue;
-        const int64_t width = part.panel.width();
-        const float* from[M];
-#pragma GCC unroll 8
-        for (int m = 0; m < M; ++m) from[m] = part.*a + (j + m) * width;
-        multiply_rows(tile, from, rows + part.offset * ld, ld, width);
-      }
+      multiply_rows(tile, from, rows, ld, width);
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
@@ -232,6 +223,7 @@ class Differentiator {
   int64_t ldq_, ldv_, count_ = 0;
   bool streams_;
   Part parts_[BLOCK];
+  float *p_, *ds_, *slope_;  // of one panel and tile: (KEYS + TILE_ROWS, width)
   float *query_rows_, *grad_rows_, *output_rows_, *addend_, *room_;
 };
 
