@@ -117,9 +117,9 @@ def checked(
     _check_start(start, B)
     if scale is None:
         scale = 1.0 / math.sqrt(D) if D else 1.0
-    elif not math.isfinite(scale):
+    elif not -math.inf < scale < math.inf:
         raise ValueError(f"scale is {scale}; it must be finite")
-    if softcap is not None and not (softcap > 0 and math.isfinite(softcap)):
+    if softcap is not None and not 0 < softcap < math.inf:
         raise ValueError(f"softcap is {softcap}; it may be None or a positive number")
     if sink_logits is not None and not isinstance(sink_logits, Tensor):
         raise TypeError(f"sink_logits is a {type(sink_logits).__name__}; it may be None or a tensor ({Hq},)")
