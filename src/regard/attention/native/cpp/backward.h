@@ -152,8 +152,9 @@ class Differentiator {
     mix<N>(key, call_.D, from, to, ds_, part.grad_query, one);
   }
 
+  // Not inlined: in a function of its own the compiler has registers for all pointers of the loop.
   template <int N>
-  void differentiate(const Part& part, const Matrix& value, int64_t from, int64_t to, const float* p, float* ds) {
+  __attribute__((noinline)) void differentiate(const Part& part, const Matrix& value, int64_t from, int64_t to, const float* p, float* ds) {
     constexpr int M = TILE_ROWS, W = N * L;
     for (int64_t j = from; j < to; j += M, p += M * W, ds += M * W) {
       const float* rows[M];
