@@ -179,6 +179,7 @@ def test_interrupted_between_its_moves_a_save_loses_nothing(
 def test_killed_between_its_moves_a_save_loses_nothing(annotated: Path, number: int, before: bool):
     child = os.fork()
     if not child:
+        torch.set_num_threads(1)  # OpenMP's other threads do not survive a fork
         os.rename = at_move(number, lambda: os._exit(9), before=before)
         save_model(annotated, small_translator(encoder_layers=1), small_tokenizer(), card="new")
         os._exit(0)

@@ -72,6 +72,15 @@ def answer_of(call: Call) -> Answer:
     )
 
 
+def sorted_keys(answer: Answer, k: int) -> Tensor:
+    """(B, Hq, Lq, k): the keys of the largest scores, equal ones by lowest key, -1 where a row sees no more."""
+    there = min(k, answer.scores.shape[-1])
+    values, order = (found[..., :there] for found in answer.scores.sort(dim=-1, descending=True, stable=True))
+    keys = torch.full((*answer.scores.shape[:-1], k), -1)
+    keys[..., :there] = order.masked_fill(values == -math.inf, -1)
+    return keys
+
+
 def check_output(call: Call, answer: Answer, output: Tensor) -> None:
     """The output, to the precision of its dtype."""
     assert output.dtype == call.query.dtype

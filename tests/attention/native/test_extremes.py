@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from regard import Observation, Watch
-from tests.attention.native.agreement import answer_of, check, gradients, threads
+from tests.attention.native.agreement import answer_of, check, gradients, sorted_keys, threads
 from tests.contract.backends import FIELDS, attend, attend_observed
 from tests.contract.cases import Call, assert_near, both, fixed
 from tests.contract.test_isolation import NOTHING, assert_same_gradients, filled, unseen_keys
@@ -32,16 +32,6 @@ def scored(scores: Tensor, rows: int, **options: Any) -> Call:
 
 def observed(call: Call, watch: Watch | None = None) -> tuple[Tensor, Observation]:
     return attend_observed(call, "native", watch or Watch())
-
-
-def sorted_keys(call: Call, k: int) -> Tensor:
-    """(B, Hq, Lq, k): the keys of the largest scores, equal ones by lowest key, -1 where a row sees no more."""
-    scores = answer_of(call).scores
-    there = min(k, scores.shape[-1])
-    values, order = (tensor[..., :there] for tensor in scores.sort(dim=-1, descending=True, stable=True))
-    found = torch.full((*scores.shape[:-1], k), -1)
-    found[..., :there] = order.masked_fill(values == -math.inf, -1)
-    return found
 
 
 # -- Scores
@@ -82,7 +72,7 @@ def test_scores_of_every_kind_with_exactly_the_top_keys(kind: str, rows: int, ke
     check(call, Watch(top=k, segments=torch.arange(keys) % 3))
     _, seen = observed(call, Watch(top=k))
     assert seen.top_keys is not None
-    assert torch.equal(seen.top_keys.long(), sorted_keys(call, k))
+    assert torch.equal(seen.top_keys.long(), sorted_keys(answer_of(call), k))
 
 
 @settings(max_examples=40)
@@ -97,7 +87,7 @@ def test_fewer_keys_than_asked_for(rows: int, k: int, seen_keys: int, after: int
     assert bool((seen.top_keys[..., :found] >= 0).all())
     assert bool((seen.top_keys[..., found:] == -1).all())
     assert bool((seen.top_weights[..., found:] == 0).all())
-    assert torch.equal(seen.top_keys.long(), sorted_keys(call, k))
+    assert torch.equal(seen.top_keys.long(), sorted_keys(answer_of(call), k))
     check(call, Watch(top=k))
 
 

@@ -16,7 +16,7 @@ void regard_on_threads(int threads, void (*body)(void*), void* context);
 
 namespace REGARD_ISA {
 
-// Memory that one thread works in, aligned to a cache line; it grows to what is asked for and keeps nothing.
+// Memory that one thread works in, aligned to a cache line.
 class Scratch {
  public:
   Scratch() = default;
@@ -24,7 +24,7 @@ class Scratch {
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() { std::free(data_); }
 
-  // Room for `count` numbers. What it held before is gone where `grew`.
+  // Room for `count` numbers; what it held before is gone where it has to grow.
   float* floats(int64_t count) {
     if (count > capacity_) {
       std::free(data_);
