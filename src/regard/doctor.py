@@ -144,7 +144,7 @@ def _models() -> dict[str, str]:
 
 def _automatic() -> str | None:
     """The backend that `auto` takes for an ordinary call on the CPU, or None where a setting keeps it from choosing."""
-    tensor = torch.zeros(1, 1, 8, 16)
+    tensor = torch.zeros(1, 8, 128, 64)
     try:
         chosen = choose(checked(tensor, tensor, tensor))
     except ValueError:
