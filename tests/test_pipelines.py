@@ -91,7 +91,7 @@ def test_white_space_does_not_matter(translate: TranslationPipeline):
 
 
 def test_lines(translate: TranslationPipeline, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("regard.pipelines._CHUNK", 3)
+    monkeypatch.setattr("regard.pipelines.translation._CHUNK", 3)
     lines = ["A man.\n", "\n", "Two dogs.\r\n", "   ", "snow", "", "the window", "a child"]
     done: list[int] = []
     answers = list(translate.translate_lines(lines, batch_tokens=8, progress=done.append))
@@ -110,7 +110,7 @@ def test_lines(translate: TranslationPipeline, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_lines_are_read_a_chunk_at_a_time(translate: TranslationPipeline, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("regard.pipelines._CHUNK", 2)
+    monkeypatch.setattr("regard.pipelines.translation._CHUNK", 2)
     read: list[int] = []
 
     def endless() -> Iterator[str]:
@@ -125,7 +125,7 @@ def test_lines_are_read_a_chunk_at_a_time(translate: TranslationPipeline, monkey
 
 
 def test_what_cannot_be_translated(translate: TranslationPipeline, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("regard.pipelines.translate_ids", lambda *_: pytest.fail("something was computed"))
+    monkeypatch.setattr("regard.pipelines.translation.translate_ids", lambda *_: pytest.fail("something was computed"))
     long = " ".join(["dogs"] * 64)
     with pytest.raises(TextTooLong, match=r"text has 65 pieces \(its end is one\): this model takes at most 64"):
         translate(long)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from regard.files import replace_directory
 from regard.inputs.text import TextTokenizer
+from regard.models.family import ModelError
+from regard.models.rules import listed
 from regard.models.translator import Translator, TranslatorConfig
 
 FORMAT = 1
@@ -31,19 +33,15 @@ LICENCE = "LICENSE"
 _DTYPES = {torch.float32: "float32", torch.float16: "float16"}
 
 
-class ModelError(ValueError):
-    """A saved model that does not exist, or is not what it should be."""
-
-
 @dataclass(frozen=True)
-class Family:
-    """How the models of a family are made: a frozen config dataclass, and a module made from it."""
+class Own:
+    """How the models of a family of our own are made: a frozen config dataclass, and a module made from it."""
 
     config: type[Any]
     model: type[nn.Module]
 
 
-FAMILIES: Mapping[str, Family] = types.MappingProxyType({"translator": Family(TranslatorConfig, Translator)})
+FAMILIES: Mapping[str, Own] = types.MappingProxyType({"translator": Own(TranslatorConfig, Translator)})
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,7 @@ def load_model(directory: str | Path) -> SavedModel:
     return SavedModel(_build(family, config, tensors), tokenizer, types.MappingProxyType(about), place)
 
 
-def _build(family: Family, config: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
+def _build(family: Own, config: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # loading must not move the caller's random numbers
         model = family.model(config)
     model.load_state_dict(tensors)
@@ -276,14 +274,14 @@ def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
         elif not tensors[name].is_floating_point():
             wrong.append(f"{name} holds {tensors[name].dtype} instead of floating-point numbers")
     if wrong:
-        raise ModelError(f"{path} does not fit the config: {_listed(sorted(wrong))}")
+        raise ModelError(f"{path} does not fit the config: {listed(sorted(wrong))}")
     _check_finite(tensors, str(path))
 
 
 def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     wrong = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
     if wrong:
-        raise ModelError(f"{where} holds numbers that are not finite: {_listed(wrong)}")
+        raise ModelError(f"{where} holds numbers that are not finite: {listed(wrong)}")
 
 
 def _check_tokenizer(tokenizer: TextTokenizer, config: Any, where: str) -> None:
@@ -295,8 +293,3 @@ def _check_tokenizer(tokenizer: TextTokenizer, config: Any, where: str) -> None:
     ):
         if value != getattr(config, name):
             raise ModelError(f"{where} has {name} {value}, but the config has {getattr(config, name)}")
-
-
-def _listed(items: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more

@@ -3,7 +3,7 @@
 from regard.transformer.block import Block
 from regard.transformer.feed_forward import FeedForward
 from regard.transformer.multi_head import MultiHeadAttention
-from regard.transformer.norms import LayerNorm, RMSNorm
+from regard.transformer.norms import LayerNorm, LayerScale, RMSNorm
 from regard.transformer.stacks import Decoder, DecoderCache, Encoder
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Encoder",
     "FeedForward",
     "LayerNorm",
+    "LayerScale",
     "MultiHeadAttention",
     "RMSNorm",
 ]

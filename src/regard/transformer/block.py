@@ -25,6 +25,8 @@ class Block(nn.Module):
         feed_forward: any module (B, L, d) → (B, L, d).
         norm: makes one norm of width d, for example `partial(LayerNorm, d)`; called once a sublayer.
         cross_attention: of kind "cross"; none by default.
+        branch: makes a module that every sublayer's output passes before it is added, such as a `LayerScale`;
+            called once a sublayer; none by default.
         dropout: probability of zeroing a feature of a sublayer's output in training.
         norm_first: pre-norm if true, post-norm if false.
 
@@ -39,6 +41,7 @@ class Block(nn.Module):
         *,
         norm: NormFactory,
         cross_attention: MultiHeadAttention | None = None,
+        branch: Callable[[], nn.Module] | None = None,
         dropout: float = 0.0,
         norm_first: bool = True,
     ) -> None:
@@ -49,10 +52,13 @@ class Block(nn.Module):
             raise ValueError(f'cross_attention is of kind {cross_attention.kind!r}: it must be "cross"')
         self.attention = attention
         self.attention_norm = norm()
+        self.attention_branch = None if branch is None else branch()
         self.cross_attention = cross_attention
         self.cross_attention_norm = None if cross_attention is None else norm()
+        self.cross_attention_branch = None if cross_attention is None or branch is None else branch()
         self.feed_forward = feed_forward
         self.feed_forward_norm = norm()
+        self.feed_forward_branch = None if branch is None else branch()
         self.dropout = nn.Dropout(dropout)
         self.norm_first = norm_first
 
@@ -90,19 +96,21 @@ class Block(nn.Module):
         def attention(y: Tensor) -> Tensor:
             return self.attention(y, mask=mask, bias=bias, start=start, cache=cache)
 
-        x = self._residual(x, self.attention_norm, attention)
+        x = self._residual(x, self.attention_norm, attention, self.attention_branch)
         if self.cross_attention is not None and self.cross_attention_norm is not None:
             cross = self.cross_attention
 
             def cross_attention(y: Tensor) -> Tensor:
                 return cross(y, memory, mask=memory_mask, cache=memory_cache)
 
-            x = self._residual(x, self.cross_attention_norm, cross_attention)
+            x = self._residual(x, self.cross_attention_norm, cross_attention, self.cross_attention_branch)
         elif memory is not None:
             raise ValueError("memory is given, but this block has no cross_attention: it must be None")
-        return self._residual(x, self.feed_forward_norm, self.feed_forward)
+        return self._residual(x, self.feed_forward_norm, self.feed_forward, self.feed_forward_branch)
 
-    def _residual(self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        if self.norm_first:
-            return x + self.dropout(sublayer(norm(x)))
-        return norm(x + self.dropout(sublayer(x)))
+    def _residual(
+        self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor], branch: nn.Module | None
+    ) -> Tensor:
+        y = sublayer(norm(x) if self.norm_first else x)
+        y = x + self.dropout(y if branch is None else branch(y))
+        return y if self.norm_first else norm(y)

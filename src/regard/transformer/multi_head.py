@@ -27,6 +27,7 @@ from regard.attention.cache import Slot
 from regard.attention.mask import Mask, Padding
 from regard.attention.position import Rotary
 from regard.attention.request import Bias
+from regard.transformer.norms import NormFactory
 
 
 class MultiHeadAttention(nn.Module):
@@ -40,7 +41,11 @@ class MultiHeadAttention(nn.Module):
         heads: query heads, H.
         kv_heads: key/value heads, a divisor of heads; heads by default.
         head_size: D; d_model / heads by default.
-        bias: whether the projections have biases.
+        bias: whether the query, key and value projections have biases.
+        out_bias: whether the output projection has one; as bias by default.
+        scale: of the scores; 1/√D by default.
+        head_norm: makes a norm of width D, once for queries and once for keys, applied to each head before
+            rotation (arXiv 2302.05442); none by default.
         dropout: probability of dropping an attention weight in training.
         rotary: rotates queries and keys by their positions ("self" only); keys are cached rotated.
         kind: "self" (keys and values come from x) or "cross" (from memory).
@@ -58,6 +63,9 @@ class MultiHeadAttention(nn.Module):
         kv_heads: int | None = None,
         head_size: int | None = None,
         bias: bool = True,
+        out_bias: bool | None = None,
+        scale: float | None = None,
+        head_norm: NormFactory | None = None,
         dropout: float = 0.0,
         rotary: Rotary | None = None,
         kind: Literal["self", "cross"] = "self",
@@ -71,6 +79,9 @@ class MultiHeadAttention(nn.Module):
             raise ValueError('rotary is for kind "self": the positions of a memory are not those of the queries')
         self.heads, self.kv_heads, self.head_size = heads, kv_heads, head_size or d_model // heads
         self.kind: Literal["self", "cross"] = kind
+        self.scale = scale
+        self.query_norm = None if head_norm is None else head_norm()
+        self.key_norm = None if head_norm is None else head_norm()
         self.dropout = dropout
         self.rotary = rotary
         q_size, kv_size = self.heads * self.head_size, self.kv_heads * self.head_size
@@ -82,7 +93,7 @@ class MultiHeadAttention(nn.Module):
             self.kv = nn.Linear(d_model, 2 * kv_size, bias=bias)
             _xavier(self.q, (q_size,))
             _xavier(self.kv, (kv_size, kv_size))
-        self.out = nn.Linear(q_size, d_model, bias=bias)
+        self.out = nn.Linear(q_size, d_model, bias=bias if out_bias is None else out_bias)
         _xavier(self.out, (d_model,))
 
     def forward(
@@ -129,7 +140,7 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor:
         q_size, kv_size = self.heads * self.head_size, self.kv_heads * self.head_size
         q, k, v = self.qkv(x).split((q_size, kv_size, kv_size), dim=-1)
-        query, key, value = self._split(q), self._split(k), self._split(v)  # (B, H|Hkv, Lq, D)
+        query, key, value = self._query(q), self._key(k), self._split(v)  # (B, H|Hkv, Lq, D)
         if self.rotary is not None:
             query, key = self.rotary.rotate(query, start), self.rotary.rotate(key, start)
         if cache is not None:
@@ -153,7 +164,7 @@ class MultiHeadAttention(nn.Module):
             if memory is None:
                 raise ValueError('memory is None, but this attention is of kind "cross": it must be (B, Lk, d)')
             k, v = self.kv(memory).chunk(2, dim=-1)
-            kept = self._split(k), self._split(v)  # (Bm, Hkv, Lk, D)
+            kept = self._key(k), self._split(v)  # (Bm, Hkv, Lk, D)
             if cache is not None:
                 kept = cache.append(*kept)
         key, value = kept
@@ -162,15 +173,21 @@ class MultiHeadAttention(nn.Module):
         if batch != key.shape[0]:
             _check_beams(batch, key.shape[0], mask, bias)
             q = q.reshape(key.shape[0], -1, size)  # (Bm, K * Lq, H * D)
-        y = self._attend(self._split(q), key, value, mask, bias, start)
+        y = self._attend(self._query(q), key, value, mask, bias, start)
         return y.reshape(batch, rows, -1)  # (B, Lq, d)
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, bias: Bias | None, start: int | Tensor
     ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        y = attend(query, key, value, mask=mask, bias=bias, start=start, dropout=dropout)
+        y = attend(query, key, value, mask=mask, bias=bias, start=start, scale=self.scale, dropout=dropout)
         return self.out(y.transpose(1, 2).flatten(2))  # (B, H, Lq, D) → (B, Lq, H * D) → (B, Lq, d)
+
+    def _query(self, x: Tensor) -> Tensor:
+        return self._split(x) if self.query_norm is None else self.query_norm(self._split(x))
+
+    def _key(self, x: Tensor) -> Tensor:
+        return self._split(x) if self.key_norm is None else self.key_norm(self._split(x))
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, L, heads * D) → (B, heads, L, D)."""

@@ -18,6 +18,23 @@ NormFactory = Callable[[], nn.Module]
 """Makes one norm; a block calls it once for every sublayer."""
 
 
+class LayerScale(nn.Module):
+    """A learned factor a feature (arXiv 2103.17239).
+
+    Args:
+        d: width.
+        initial: value of every factor at first.
+    """
+
+    def __init__(self, d: int, initial: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((d,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., d) → (..., d)."""
+        return x * self.weight
+
+
 def layer_norm(
     x: Tensor, axis: int = -1, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> tuple[Tensor, Tensor, Tensor]:

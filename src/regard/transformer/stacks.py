@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class Decoder(nn.Module):
         x: Tensor,
         memory: Tensor | None = None,
         *,
-        mask: Mask | None = None,
+        mask: Mask | Sequence[Mask | None] | None = None,
         memory_mask: Mask | None = None,
         bias: Bias | None = None,
         start: int | Tensor = 0,
@@ -88,7 +88,7 @@ class Decoder(nn.Module):
         Args:
             x: (B, L, d), the positions from start on.
             memory: (Bm, Lm, d), or None for a decoder without cross-attention.
-            mask: of the self-attention, for example `Causal()`.
+            mask: of the self-attention, for example `Causal()`; or one for each block, in order.
             memory_mask: of the cross-attention, for example `Padding(lengths)`.
             bias: of the self-attention's scores.
             start: how many positions came before x: int or (B,).
@@ -97,13 +97,19 @@ class Decoder(nn.Module):
 
         Returns:
             (B, L, d).
+
+        Raises:
+            ValueError: if there are masks for more or fewer blocks.
         """
         own, kept = (cache.own, cache.memory) if isinstance(cache, DecoderCache) else (cache, None)
+        masks = mask if isinstance(mask, Sequence) else [mask] * len(self.blocks)
+        if len(masks) != len(self.blocks):
+            raise ValueError(f"{len(masks)} masks are given for {len(self.blocks)} blocks: there must be one for each")
         for layer, block in enumerate(self.blocks):
             x = block(
                 x,
                 memory,
-                mask=mask,
+                mask=masks[layer],
                 memory_mask=memory_mask,
                 bias=bias,
                 start=start,

@@ -1,4 +1,4 @@
-"""A model by name or directory: input in, answer and relations out."""
+"""Translation: texts in, their translations and relations out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, overload
 
 import torch
@@ -16,7 +15,7 @@ from regard.elements import Element
 from regard.generation import translate_ids
 from regard.generation.batches import BATCH_TOKENS
 from regard.inputs import word_indices, words
-from regard.models import ModelError, SavedModel, Translator, load
+from regard.models import ModelError, SavedModel, Translator
 from regard.relations import Alignment, Relations, align, observe
 from regard.relations import Sequence as ElementSequence
 
@@ -243,23 +242,6 @@ class TranslationPipeline:
         ):
             self.model(source, source_lengths, target, target_lengths)
         return relations
-
-
-def pipeline(source: str | Path, *, device: str | torch.device | None = None, **settings: Any) -> TranslationPipeline:
-    """A pipeline with the model of this name or directory.
-
-    Args:
-        source: the name of an embedded model, or a directory that `regard.models.save_model` wrote.
-        device: where to compute; the CPU by default.
-        settings: for the pipeline, such as `beams`; see `TranslationPipeline`.
-
-    Raises:
-        ModelError: if there is no such model, it is damaged, or there is no pipeline for its task.
-    """
-    saved = load(source)
-    if saved.task != "translation":
-        raise ModelError(f"{saved.directory} is for the task {saved.task!r}: there is a pipeline for translation")
-    return TranslationPipeline(saved, device=device, **settings)
 
 
 def _settings(saved: SavedModel, name: str, defaults: dict[str, Any]) -> dict[str, Any]:

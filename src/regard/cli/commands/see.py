@@ -1,0 +1,59 @@
+"""`regard see`: an answer, and what each part of the model attended to."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regard.cli.files import text_input
+from regard.cli.options import DEFAULT_MODEL, Model, Threads, translation_pipeline
+
+
+def see(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="A text, a text file, or - for standard input.")],
+    model: Model = DEFAULT_MODEL,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The HTML file to write.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the data instead, and write HTML only where -o says.")
+    ] = False,
+    text: Annotated[
+        bool, typer.Option("--text", help="INPUT is the text itself, even if a file is called so.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that regard did not write.")] = False,
+    beams: Annotated[int | None, typer.Option(min=1, help="Beam size; the model's own unless given.")] = None,
+    threads: Threads = None,
+) -> None:
+    """Answer an input, and show what each part of the model attended to.
+
+    Prints the answer, which word was read from which, and what every head does; and writes one HTML file that opens
+    offline, by default regard-NAME.html in this directory.
+
+    Examples:
+
+    - `regard see "A man in a blue shirt is standing on a ladder cleaning a window."`
+    - `regard see caption.txt -o caption.html`
+    - `echo "Two dogs play in the snow." | regard see - --json > seen.json`
+    """
+    from regard.view.html import check_path, write
+
+    name, content = text_input(source, text)
+    page = output if output is not None else None if as_json else Path(f"regard-{name}.html")
+    if page is not None:
+        check_path(page, force=force)  # before the work
+    translation = translation_pipeline(model, threads, beams)(content)
+    report = translation.report()
+    if page is not None:
+        page = write(report, page, force=force)
+    if as_json:
+        sys.stdout.buffer.write(json.dumps(report, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        sys.stdout.flush()
+    else:
+        from regard.view.terminal import print_report
+
+        print_report(report)
+    if page is not None:
+        print(f"\nSee it: {page.resolve()}", file=sys.stderr if as_json else sys.stdout)

@@ -1,0 +1,152 @@
+"""What commands read and write: arguments, files and standard streams, progress."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from regard.files import replacing
+
+TEXT_SUFFIXES = {".txt", ".md", ".text"}
+OTHER_SUFFIXES = {
+    "image": {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"},
+    "audio": {".wav", ".mp3", ".flac", ".ogg", ".m4a", ".opus"},
+    "video": {".mp4", ".mkv", ".webm", ".avi", ".mov"},
+}
+
+
+class InputError(ValueError):
+    """An input that cannot be used, with the reason in one line."""
+
+
+def text_input(source: str, is_text: bool) -> tuple[str, str]:
+    """A name for the output, and the text that INPUT stands for."""
+    path = Path(source)
+    if source == "-" and not is_text:
+        name, content = "stdin", decode(*read("-"))
+    elif not is_text and _exists(source):
+        _refuse_other_kinds(path)
+        name, content = path.stem, decode(*read(source))
+    else:
+        if not is_text and _looks_like_path(source):
+            raise InputError(f"{source}: no such file (write --text if it is the text itself)")
+        name, content = _slug(source), _encodable(source)
+    if not content.strip():
+        raise InputError(f"{'the input' if source in ('-', '') else source} is empty; there is nothing to see")
+    return name, content
+
+
+def _exists(source: str) -> bool:
+    try:
+        return source != "" and Path(source).exists()
+    except (OSError, ValueError):  # longer than a name may be, or with a zero byte: a text
+        return False
+
+
+def _looks_like_path(source: str) -> bool:
+    known = TEXT_SUFFIXES.union(*OTHER_SUFFIXES.values())
+    suffix = re.search(r"\.\w+$", source.lower())
+    return bool(suffix and suffix.group() in known) or ("/" in source and " " not in source)
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path} is a directory; INPUT may be a text or a text file")
+    for kind, suffixes in OTHER_SUFFIXES.items():
+        if path.suffix.lower() in suffixes:
+            raise InputError(f"{path} looks like {kind}; the embedded model reads text")
+
+
+def _slug(text: str) -> str:
+    """A file name of the first words of a text."""
+    words = re.findall(r"\w+", text.lower())
+    return "-".join(words[:4])[:48] or "text"
+
+
+def read(source: str) -> tuple[str, bytes]:
+    """A name for messages, and the bytes of a file or of standard input (-)."""
+    if source == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed")
+        return "standard input", sys.stdin.buffer.read()
+    return source, Path(source).read_bytes()
+
+
+def decode(name: str, data: bytes) -> str:
+    """A file's bytes as text, without a mark of the byte order.
+
+    Raises:
+        InputError: if they are not UTF-8; it says where.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{name} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start} (line {line})"
+        ) from None
+
+
+def _encodable(text: str) -> str:
+    """An argument as text; bytes of it that were no UTF-8 have become lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError("INPUT is not UTF-8") from None
+    return text
+
+
+def lines(text: str) -> list[str]:
+    """Lines as `wc -l` and the shell count them: ended by a line feed, the last one maybe not."""
+    lines = text.split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+@contextmanager
+def sink(output: Path | None) -> Generator[Any]:
+    """A function that writes text to standard output, or to a file that appears whole or not at all."""
+    if output is None:
+        stream = open(sys.stdout.fileno(), "w", encoding="utf-8", newline="", closefd=False)  # noqa: SIM115
+        try:
+            yield stream.write
+        finally:
+            stream.flush()
+        return
+    try:
+        with replacing(output) as part, part.open("x", encoding="utf-8", newline="") as stream:
+            yield stream.write
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {(error.strerror or str(error)).lower()}") from None
+
+
+def check_output(output: Path, force: bool) -> None:
+    """Refuses before the work what cannot or must not be written."""
+    if not output.parent.is_dir():
+        raise InputError(f"{output} cannot be written: {output.parent} is no directory")
+    if output.exists() and not output.is_file():
+        raise InputError(f"{output} cannot be written: it is not a regular file")
+    if output.exists() and not force:
+        raise InputError(f"{output} exists; choose another path, or replace it with --force")
+
+
+@contextmanager
+def progress(total: int) -> Generator[Any]:
+    """A function that takes the number of lines done; a bar on stderr where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done: print(f"{done:,} of {total:,} lines", file=sys.stderr)  # pyright: ignore[reportUnknownLambdaType]
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("translating"), BarColumn(), MofNCompleteColumn(), TextColumn("lines"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("translate", total=total)
+
+        def advance(done: int) -> None:
+            bar.update(task, completed=done)
+
+        yield advance

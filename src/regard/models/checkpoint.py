@@ -1,0 +1,285 @@
+"""Checkpoints as Hugging Face's libraries write them: a directory with config.json and safetensors, read and written.
+
+Nothing in one is run: weights in pickle form are refused. What the model has no use for is kept, so that writing a
+checkpoint again gives the same tensors and the same configuration.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regard.files import replace_directory
+from regard.models.families import family_of
+from regard.models.family import Family, Head, ModelError, Settings
+from regard.models.rules import Layout, TensorError, listed, read_tensors, write_tensors
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.ckpt", "tf_model.h5")
+BESIDE = (
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "source.spm",
+    "target.spm",
+    "spiece.model",
+    "normalizer.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+)
+"""Files beside weights and config that belong to a checkpoint and are written with it."""
+SHARD = 5 * 10**9
+"""Bytes of tensors in one file at most, when a checkpoint is written."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that was read from a checkpoint, and all that came with it.
+
+    Args:
+        model: in evaluation mode.
+        family: how it is read and written.
+        head: what it answers.
+        settings: the whole of config.json.
+        layout: names, dtypes and ignored tensors of the file, for writing it again.
+        directory: where it was read.
+        files: content of the files beside, by name (see `BESIDE`).
+    """
+
+    model: nn.Module
+    family: Family
+    head: Head
+    settings: Mapping[str, Any]
+    layout: Layout
+    directory: Path
+    files: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """The whole of config.json."""
+        return self.settings
+
+    @property
+    def task(self) -> str:
+        """What the model answers; see `regard.models.family.Head`."""
+        return self.head
+
+    def json(self, name: str) -> dict[str, Any]:
+        """The object in one of the JSON files beside the weights; an empty one where there is no such file.
+
+        Raises:
+            ModelError: if it is not a JSON object.
+        """
+        return json_object(self.files[name], f"{self.directory / name}") if name in self.files else {}
+
+    def save(self, directory: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+        """Write the checkpoint as Hugging Face's libraries read it, whole or not at all.
+
+        Args:
+            directory: where to; its parents are made. A checkpoint that was there before is replaced, and what else
+                its directory held is kept.
+            dtype: of the tensors on disk; as they were read unless given.
+
+        Returns:
+            The directory.
+
+        Raises:
+            ModelError: the directory exists and holds no checkpoint, or a weight is not finite.
+        """
+        place = Path(directory)
+        if place.exists() and (not place.is_dir() or (any(place.iterdir()) and not (place / CONFIG).is_file())):
+            raise ModelError(f"{place} exists and is not a saved model: it is not replaced")
+        rules = self.family.rules(self.model.config)
+        tensors = write_tensors(rules, self.model.state_dict(), self.layout, dtype)
+        check_finite(tensors, "the model")
+        settings = copy.deepcopy(dict(self.settings))
+        if dtype is not None:
+            name = "dtype" if "dtype" in settings else "torch_dtype"
+            settings[name] = str(dtype).removeprefix("torch.")
+        files = dict(self.files) | _weight_files(tensors)
+        files[CONFIG] = json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n"
+        old = [path.name for path in place.glob("model-*-of-*.safetensors")] if place.is_dir() else []
+        replace_directory(place, files, owned=(CONFIG, WEIGHTS, INDEX, *BESIDE, *old))
+        return place
+
+
+def read_checkpoint(directory: str | Path, *, dtype: torch.dtype | None = torch.float32) -> Checkpoint:
+    """Read a checkpoint's directory.
+
+    Args:
+        directory: with config.json and model.safetensors, or its shards and their index.
+        dtype: of the model's parameters, whatever the file has; None is as in the file.
+
+    Raises:
+        ModelError: there is no such file or it is damaged; the architecture is not known; tensors are missing,
+            unknown, misshapen or not finite. The message lists them.
+    """
+    place = Path(directory)
+    settings = json_object(_read(place / CONFIG), str(place / CONFIG))
+    files = {name: _read(place / name) for name in BESIDE if (place / name).is_file()}
+    return build(settings, _tensors(place), place, files=files, dtype=dtype)
+
+
+def build(
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    place: Path,
+    *,
+    files: Mapping[str, bytes],
+    dtype: torch.dtype | None = torch.float32,
+) -> Checkpoint:
+    """A checkpoint from the content of its files: config.json, tensors by name, and the files beside.
+
+    Raises:
+        ModelError: see `read_checkpoint`.
+    """
+    family, head = family_of(settings, str(place / CONFIG))
+    try:
+        config = family.config(Settings(settings, str(place / CONFIG)), head)
+        with torch.device("meta"):
+            model = family.model(config)  # shapes alone: a wrong size costs nothing, nothing is drawn at random
+    except ModelError:
+        raise
+    except ValueError as error:
+        raise ModelError(f"{place / CONFIG}: {error}") from error
+    try:
+        state, layout = read_tensors(family.rules(config), tensors, model.state_dict())
+    except TensorError as error:
+        raise ModelError(f"{place} does not fit its {CONFIG}: {error}") from error
+    check_finite(tensors, str(place))
+    state = {name: t if dtype is None else t.to(dtype) for name, t in state.items()}
+    model.load_state_dict(state, assign=True)
+    _materialise(model)
+    return Checkpoint(model.eval(), family, head, dict(settings), layout, place, dict(files))
+
+
+def json_object(data: bytes, where: str) -> dict[str, Any]:
+    """The JSON object that these bytes hold.
+
+    Raises:
+        ModelError: if it is none.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{where} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{where} holds {type(value).__name__} instead of an object")
+    return value
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuse NaN and infinities.
+
+    Raises:
+        ModelError: it lists the tensors that hold some.
+    """
+    wrong = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    if wrong:
+        raise ModelError(f"{where} holds numbers that are not finite: {listed(wrong)}")
+
+
+def _materialise(model: nn.Module) -> None:
+    """Give the buffers that no checkpoint holds, such as tables of positions, their values.
+
+    A module that has some says how: it computes them in `make_buffers`.
+    """
+    for module in model.modules():
+        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+            module.make_buffers()  # pyright: ignore[reportCallIssue]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{path.parent} is not a saved model: it has no {path.name}") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _tensors(place: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, in the order of its files."""
+    if (place / WEIGHTS).is_file():
+        return _tensors_of(place / WEIGHTS)
+    if (place / INDEX).is_file():
+        return _shards(place)
+    pickles = [name for name in PICKLES if (place / name).is_file()]
+    if pickles:
+        raise ModelError(
+            f"{place} has its weights as {pickles[0]}, in a form that can run any code when it is read: regard reads"
+            f" {WEIGHTS} alone; load it where you trust it and save it with safe_serialization=True"
+        )
+    raise ModelError(f"{place} is not a saved model: it has no {WEIGHTS}")
+
+
+def _shards(place: Path) -> dict[str, Tensor]:
+    where = place / INDEX
+    names = json_object(_read(where), str(where)).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ModelError(f"{where} has no weight_map: an object with the file of each tensor")
+    tensors: dict[str, Tensor] = {}
+    for name in dict.fromkeys(names.values()):
+        if Path(name).name != name:
+            raise ModelError(f"{where} names the file {name!r}: it must be one in the same directory")
+        tensors |= _tensors_of(place / name)
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise ModelError(f"{where} names tensors that its files do not hold: {listed(missing)}")
+    return tensors
+
+
+def _tensors_of(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ModelError(f"{path.parent} has no {path.name}, although its index names it") from None
+    except (SafetensorError, KeyError, ValueError) as error:
+        size = path.stat().st_size
+        raise ModelError(f"{path} is damaged or not in safetensors form ({size} bytes): {error}") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _weight_files(tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """The files that hold these tensors: one, or shards and their index."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    shards: list[dict[str, Tensor]] = [{}]
+    held = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and held + tensor.nbytes > SHARD:
+            shards.append({})
+            held = 0
+        shards[-1][name] = tensor
+        held += tensor.nbytes
+    about = {"format": "pt"}
+    if len(shards) == 1:
+        return {WEIGHTS: save(shards[0], about)}
+    names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    files = {name: save(shard, about) for name, shard in zip(names, shards, strict=True)}
+    index = {
+        "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
+        "weight_map": {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard},
+    }
+    return files | {INDEX: json.dumps(index, indent=2).encode() + b"\n"}

@@ -1,0 +1,125 @@
+"""What a model family says of itself, so that its checkpoints can be read, run and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from torch import nn
+
+from regard.models.rules import Rule
+
+Head = Literal["hidden", "fill", "classify", "generate", "translate", "transcribe"]
+"""What a model answers: its last hidden states, scores of masked words, scores of classes, scores of the next piece,
+or these given another sequence (of text, or of sound)."""
+
+
+T = TypeVar("T")
+
+
+class ModelError(ValueError):
+    """A saved model that does not exist, or is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family, and the checkpoints that it reads.
+
+    Args:
+        name: of the family, as in `regard models`.
+        modality: of its input: text, image, audio or video.
+        model_types: values of model_type in config.json.
+        architectures: values of architectures in config.json, and the head that each has.
+        config: makes the frozen config dataclass from config.json and the head.
+        model: makes the module from the config.
+        rules: the table of tensors, from the config.
+    """
+
+    name: str
+    modality: Literal["text", "image", "audio", "video"]
+    model_types: tuple[str, ...]
+    architectures: Mapping[str, Head]
+    config: Callable[[Settings, Head], Any]
+    model: Callable[[Any], nn.Module]
+    rules: Callable[[Any], Sequence[Rule]]
+
+
+class Settings:
+    """The values of a config.json, checked as they are read.
+
+    Every method raises `ModelError`, with the file, the name and what is allowed, where a value is missing or of
+    another kind. A default serves where the file leaves the value out or has null.
+
+    Args:
+        values: the whole object.
+        where: the file, for messages.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self.values = values
+        self.where = where
+
+    def __contains__(self, name: str) -> bool:
+        return self.values.get(name) is not None
+
+    def whole(self, name: str, default: int | None = None, *, least: int = 1, most: int = 2**31 - 1) -> int:
+        """A whole number from `least` to `most`."""
+        value = self._value(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self.error(name, f"a whole number from {least} to {most}")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A number."""
+        value = self._value(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.error(name, "a number")
+        return float(value)
+
+    def flag(self, name: str, default: bool | None = None) -> bool:
+        """True or false."""
+        value = self._value(name, default)
+        if not isinstance(value, bool):
+            raise self.error(name, "true or false")
+        return value
+
+    def choice(self, name: str, allowed: Mapping[Any, T], default: Any = None) -> T:
+        """One of the allowed values, translated."""
+        value = self._value(name, default)
+        if isinstance(value, list | dict) or value not in allowed:
+            raise self.error(name, "one of " + ", ".join(map(repr, allowed)))
+        return allowed[value]
+
+    def part(self, name: str) -> Settings | None:
+        """An object inside this one, or None where there is none."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self.error(name, "an object")
+        return Settings(value, f"{self.where}: {name}")
+
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, from id2label, num_labels or transformers' default of two."""
+        names = self.values.get("id2label")
+        if names is None:
+            return tuple(f"LABEL_{i}" for i in range(self.whole("num_labels", 2)))
+        if not isinstance(names, dict) or {str(key) for key in names} != {str(i) for i in range(len(names))}:
+            raise self.error("id2label", "an object with a name for each class 0, 1, 2 …")
+        found = {int(key): str(name) for key, name in names.items()}
+        return tuple(found[i] for i in range(len(found)))
+
+    def refuse(self, name: str, *allowed: Any) -> None:
+        """Refuse any value but these, None always among them: the model could not do what it asks for."""
+        value = self.values.get(name)
+        if value is not None and value not in allowed:
+            raise self.error(name, " or ".join(map(repr, allowed)) or "left out")
+
+    def error(self, name: str, allowed: str) -> ModelError:
+        """The error that `name` is something else than allowed."""
+        return ModelError(f"{self.where}: {name} is {self.values.get(name)!r}: it must be {allowed}")
+
+    def _value(self, name: str, default: Any) -> Any:
+        value = self.values.get(name)
+        return default if value is None else value

@@ -1,0 +1,252 @@
+"""How a checkpoint's tensors become a model's parameters, and back: one table of invertible rules a family.
+
+A rule names one of our parameters, or all those of a layer with {} for its number, and where the checkpoint keeps
+it. Read one way the table loads a checkpoint, read the other way it writes one. A name without ".weight" or ".bias"
+stands for both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+class TensorError(ValueError):
+    """A checkpoint's tensors are not those that its config asks for."""
+
+
+@dataclass(frozen=True)
+class Rename:
+    """The same tensor under another name.
+
+    Args:
+        ours: the parameter's name.
+        theirs: the checkpoint's.
+        transposed: matrices are stored (in, out), as GPT-2 does, and not (out, in).
+    """
+
+    ours: str
+    theirs: str
+    transposed: bool = False
+
+    @property
+    def sources(self) -> tuple[str | None, ...]:
+        """The checkpoint's names."""
+        return (self.theirs,)
+
+    def to_ours(self, tensors: Sequence[Tensor | None]) -> Tensor:
+        """From the checkpoint's tensor to the parameter."""
+        (tensor,) = tensors
+        assert tensor is not None
+        return tensor.t() if self.transposed and tensor.dim() == 2 else tensor
+
+    def to_theirs(self, tensor: Tensor) -> list[Tensor]:
+        """From the parameter to the checkpoint's tensor."""
+        return [tensor.t() if self.transposed and tensor.dim() == 2 else tensor]
+
+    def shapes(self, shape: torch.Size) -> list[torch.Size]:
+        """The shapes of the checkpoint's tensors for a parameter of this shape."""
+        return [torch.Size(reversed(shape)) if self.transposed and len(shape) == 2 else shape]
+
+
+@dataclass(frozen=True)
+class Join:
+    """Several of the checkpoint's tensors, one below the other: queries, keys and values for example.
+
+    Args:
+        ours: the parameter's name.
+        theirs: the checkpoint's, in order; None for one that it leaves out because it is zero (a bias of keys adds
+            the same to every score of a row, so that it changes no weight).
+        rows: how many rows each has.
+    """
+
+    ours: str
+    theirs: tuple[str | None, ...]
+    rows: tuple[int, ...]
+
+    @property
+    def sources(self) -> tuple[str | None, ...]:
+        """The checkpoint's names."""
+        return self.theirs
+
+    def to_ours(self, tensors: Sequence[Tensor | None]) -> Tensor:
+        """From the checkpoint's tensors to the parameter."""
+        like = next(t for t in tensors if t is not None)
+        parts = [
+            like.new_zeros(rows, *like.shape[1:]) if t is None else t.to(like.dtype)
+            for t, rows in zip(tensors, self.rows, strict=True)
+        ]
+        return torch.cat(parts)
+
+    def to_theirs(self, tensor: Tensor) -> list[Tensor]:
+        """From the parameter to the checkpoint's tensors."""
+        return [*tensor.split(self.rows)]
+
+    def shapes(self, shape: torch.Size) -> list[torch.Size]:
+        """The shapes of the checkpoint's tensors for a parameter of this shape."""
+        return [torch.Size((rows, *shape[1:])) for rows in self.rows]
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A tensor of the checkpoint that repeats another one; it may be there or not.
+
+    Args:
+        theirs: the name of the repetition.
+        to: the name of the tensor that it repeats.
+    """
+
+    theirs: str
+    to: str
+
+
+@dataclass(frozen=True)
+class Ignore:
+    """A tensor of the checkpoint that the model computes by itself, or has no use for; it is written back as it was.
+
+    Args:
+        theirs: its name, {} standing for any number.
+    """
+
+    theirs: str
+
+
+Rule = Rename | Join | Tie | Ignore
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a checkpoint held, beyond the values of the parameters.
+
+    Args:
+        dtypes: name and dtype of every tensor, in the order of the file.
+        ignored: the tensors that no parameter was made from.
+    """
+
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict[str, torch.dtype])
+    ignored: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One parameter, and the checkpoint's names for it."""
+
+    ours: str
+    rule: Rename | Join
+    theirs: tuple[str | None, ...]
+
+
+def read_tensors(
+    rules: Sequence[Rule], tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], Layout]:
+    """The parameters that a checkpoint's tensors make.
+
+    Args:
+        rules: the family's table.
+        tensors: the checkpoint's, by name.
+        expected: the model's state_dict, whose shapes alone are read (it may be on the meta device).
+
+    Returns:
+        The parameters by our names, in the checkpoint's dtypes, and what is needed to write the checkpoint again.
+
+    Raises:
+        TensorError: tensors are missing, unknown, of another shape, or not floating-point; it lists them.
+    """
+    entries = _entries(rules, expected)
+    wrong: list[str] = []
+    state: dict[str, Tensor] = {}
+    used: set[str] = set()
+    for entry in entries:
+        shapes = entry.rule.shapes(expected[entry.ours].shape)
+        names = [(name, shape) for name, shape in zip(entry.theirs, shapes, strict=True) if name is not None]
+        used |= {name for name, _ in names}
+        faults = [fault for name, shape in names if (fault := _fault(name, tensors.get(name), shape))]
+        wrong += faults
+        if not faults:
+            state[entry.ours] = entry.rule.to_ours([None if n is None else tensors[n] for n in entry.theirs])
+    rest = {name: tensors[name] for name in tensors if name not in used}
+    wrong += _unknown(rules, rest, tensors)
+    if wrong:
+        raise TensorError(listed(wrong))
+    return state, Layout({name: t.dtype for name, t in tensors.items()}, rest)
+
+
+def write_tensors(
+    rules: Sequence[Rule], state: Mapping[str, Tensor], layout: Layout, dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
+    """The checkpoint's tensors that a model's parameters make: the inverse of `read_tensors`.
+
+    Args:
+        rules: the family's table.
+        state: the model's state_dict.
+        layout: of the checkpoint that the model was read from; an empty one for a new model.
+        dtype: of the tensors made from parameters; as in the layout unless given, else as the parameters are.
+    """
+    tensors: dict[str, Tensor] = {}
+    for entry in _entries(rules, state):
+        parts = entry.rule.to_theirs(state[entry.ours].detach())
+        for name, part in zip(entry.theirs, parts, strict=True):
+            if name is not None:
+                tensors[name] = part.to(dtype or layout.dtypes.get(name, part.dtype)).contiguous()
+    for rule in rules:
+        if isinstance(rule, Tie) and rule.theirs in layout.dtypes and rule.to in tensors:
+            tensors[rule.theirs] = tensors[rule.to].clone()  # a file holds each tensor by itself
+    tensors |= {name: tensor for name, tensor in layout.ignored.items() if name not in tensors}
+    order = {name: i for i, name in enumerate(layout.dtypes)}
+    return dict(sorted(tensors.items(), key=lambda item: order.get(item[0], len(order))))
+
+
+def listed(items: Sequence[str], most: int = 8) -> str:
+    """The first of these, and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
+def _entries(rules: Sequence[Rule], expected: Mapping[str, Tensor]) -> list[_Entry]:
+    """Every parameter with the first rule that names it."""
+    table = [(_pattern(rule.ours), rule) for rule in rules if isinstance(rule, Rename | Join)]
+    entries: list[_Entry] = []
+    for name in expected:
+        for pattern, rule in table:
+            found = pattern.fullmatch(name)
+            if found:
+                *numbers, kind = found.groups()
+                suffix = kind or ""
+                theirs = tuple(None if s is None else s.format(*numbers) + suffix for s in rule.sources)
+                entries.append(_Entry(name, rule, theirs))
+                break
+        else:
+            raise LookupError(f"no rule names the parameter {name}")
+    return entries
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile(re.escape(name).replace(r"\{\}", r"(\d+)") + r"(\.weight|\.bias)?")
+
+
+def _fault(name: str, tensor: Tensor | None, shape: torch.Size) -> str | None:
+    if tensor is None:
+        return f"{name} is missing"
+    if tensor.shape != shape:
+        return f"{name} has shape {tuple(tensor.shape)} instead of {tuple(shape)}"
+    if not tensor.is_floating_point():
+        return f"{name} holds {tensor.dtype} instead of floating-point numbers"
+    return None
+
+
+def _unknown(rules: Sequence[Rule], rest: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """What is wrong with the tensors that no parameter was made from."""
+    ignored = [_pattern(rule.theirs) for rule in rules if isinstance(rule, Ignore)]
+    ties = {rule.theirs: rule.to for rule in rules if isinstance(rule, Tie)}
+    wrong: list[str] = []
+    for name, tensor in rest.items():
+        original = tensors.get(ties.get(name, ""))
+        if name in ties and original is not None and not torch.equal(tensor, original):
+            wrong.append(f"{name} differs from {ties[name]}, which it must repeat")
+        elif name not in ties and not any(pattern.fullmatch(name) for pattern in ignored):
+            wrong.append(f"{name} is unknown")
+    return wrong
