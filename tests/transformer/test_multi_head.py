@@ -104,7 +104,7 @@ def test_beams_that_do_not_fit(batch: int, arguments: dict, message: str):
 def test_gated_feed_forward():
     layer = FeedForward(8, 12, activation="silu", gated=True, bias=False).double()
     x = torch.randn(3, 8, dtype=torch.float64)
-    gate, up, down = (linear.weight for linear in (layer.gate, layer.up, layer.down))
+    (gate, up), down = layer.up.weight.chunk(2), layer.down.weight
     expected = (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)) @ down.T
     torch.testing.assert_close(layer(x), expected)
     with pytest.raises(ValueError, match="activation is 'step': it must be one of relu, gelu, gelu_tanh, silu"):

@@ -13,6 +13,12 @@ MODULES: Mapping[str, str] = {
     "mistral": "llama",
     "qwen2": "llama",
     "qwen3": "llama",
+    "vit": "vit",
+    "deit": "vit",
+    "dinov2": "vit",
+    "dinov2_with_registers": "vit",
+    "videomae": "videomae",
+    "audio-spectrogram-transformer": "audio_spectrogram",
 }
 """From model_type in config.json to the module of `regard.models` whose FAMILIES reads it."""
 

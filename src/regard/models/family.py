@@ -17,6 +17,16 @@ or these given another sequence (of text, or of sound)."""
 
 T = TypeVar("T")
 
+ACTIVATIONS: Mapping[str, str] = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""From transformers' names of activations to those of `regard.transformer.FeedForward`."""
+
 
 class ModelError(ValueError):
     """A saved model that does not exist, or is not what it should be."""
@@ -90,6 +100,14 @@ class Settings:
         if isinstance(value, list | dict) or value not in allowed:
             raise self.error(name, "one of " + ", ".join(map(repr, allowed)))
         return allowed[value]
+
+    def pair(self, name: str, default: int) -> tuple[int, int]:
+        """Two sizes from 1 on, height and width, or one for both."""
+        value = self._value(name, default)
+        both = value if isinstance(value, list) and len(value) == 2 else [value, value]
+        if any(isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 2**20 for n in both):
+            raise self.error(name, "a size from 1 on, or two")
+        return both[0], both[1]
 
     def part(self, name: str) -> Settings | None:
         """An object inside this one, or None where there is none."""

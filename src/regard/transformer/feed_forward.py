@@ -17,7 +17,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class FeedForward(nn.Module):
-    """down(activation(up(x))), or down(activation(gate(x)) * up(x)) when gated; each position by itself.
+    """down(activation(up(x))), or down(activation(g) * u) with g, u = up(x) when gated; each position by itself.
 
     Weights are Xavier-uniform, biases zero.
 
@@ -25,7 +25,8 @@ class FeedForward(nn.Module):
         d_model: width of input and output.
         hidden: width between the two projections.
         activation: "relu", "gelu", "gelu_tanh" or "silu".
-        gated: multiply the activation with a second projection, as in SwiGLU (silu) and GEGLU (gelu).
+        gated: multiply the activation with a second projection, as in SwiGLU (silu) and GEGLU (gelu). One matrix
+            holds both, the activated one first.
         bias: whether the projections have biases.
         dropout: probability of zeroing a hidden unit in training.
 
@@ -47,20 +48,22 @@ class FeedForward(nn.Module):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}: it must be one of {', '.join(ACTIVATIONS)}")
         self.activation = ACTIVATIONS[activation]
-        self.gate = nn.Linear(d_model, hidden, bias=bias) if gated else None
-        self.up = nn.Linear(d_model, hidden, bias=bias)
+        self.gated = gated
+        self.up = nn.Linear(d_model, 2 * hidden if gated else hidden, bias=bias)
         self.down = nn.Linear(hidden, d_model, bias=bias)
         self.dropout = nn.Dropout(dropout)
-        for linear in (self.gate, self.up, self.down):
-            if linear is not None:
-                nn.init.xavier_uniform_(linear.weight)
-                if bias:
-                    nn.init.zeros_(linear.bias)
+        for linear, parts in ((self.up, 2 if gated else 1), (self.down, 1)):
+            for part in linear.weight.chunk(parts):
+                nn.init.xavier_uniform_(part)
+            if bias:
+                nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., d_model) → (..., d_model)."""
-        if self.gate is None:
-            inner = self.activation(self.up(x))
+        inner = self.up(x)
+        if self.gated:
+            gate, inner = inner.chunk(2, -1)
+            inner = self.activation(gate) * inner
         else:
-            inner = self.activation(self.gate(x)) * self.up(x)
+            inner = self.activation(inner)
         return self.down(self.dropout(inner))
