@@ -104,8 +104,8 @@ class Settings:
     def pair(self, name: str, default: int) -> tuple[int, int]:
         """Two sizes from 1 on, height and width, or one for both."""
         value = self._value(name, default)
-        both = value if isinstance(value, list) and len(value) == 2 else [value, value]
-        if any(isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 2**20 for n in both):
+        both: list[Any] = value if isinstance(value, list) else [value, value]
+        if len(both) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 2**20 for n in both):
             raise self.error(name, "a size from 1 on, or two")
         return both[0], both[1]
 

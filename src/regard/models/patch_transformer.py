@@ -100,9 +100,7 @@ class PatchTransformer(nn.Module):
     def make_buffers(self) -> None:
         """Compute what no checkpoint holds: the sinusoids, (1, G, d)."""
         if self.config.positions == "sinusoidal":
-            self.sinusoids = sinusoidal(prod(self.config.grid), self.config.d_model)[None].to(
-                self.patches.weight.device
-            )
+            self.sinusoids = sinusoidal(prod(self.config.grid), self.config.d_model)[None]
 
     def hidden(self, pixels: Tensor) -> Tensor:
         """The last hidden states.
