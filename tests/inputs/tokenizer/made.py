@@ -3,7 +3,7 @@
 import json
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hypothesis import strategies as st
@@ -26,11 +26,20 @@ tricky = st.sampled_from(
 texts = st.lists(st.one_of(characters, tricky, st.sampled_from(TEXTS)), max_size=10).map("".join)
 
 
+_KEPT: list[TemporaryDirectory[str]] = []  # until the tests end
+
+
+def fresh() -> Path:
+    """An empty directory."""
+    _KEPT.append(TemporaryDirectory(prefix="regard-tokenizer-"))
+    return Path(_KEPT[-1].name)
+
+
 def save(backend: Tokenizer, **settings: Any) -> Path:
     """The directory of a PreTrainedTokenizerFast."""
     from transformers import PreTrainedTokenizerFast
 
-    path = Path(mkdtemp(prefix="regard-tokenizer-"))
+    path = fresh()
     PreTrainedTokenizerFast(tokenizer_object=backend, **settings).save_pretrained(path)
     return path
 

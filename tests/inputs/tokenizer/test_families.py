@@ -3,7 +3,6 @@
 import json
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -11,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regard.inputs.tokenizer import Tokenizer, TokenizerError
-from tests.inputs.tokenizer.made import byte_backend, texts, wordpiece
+from tests.inputs.tokenizer.made import byte_backend, fresh, texts, wordpiece
 from tests.inputs.tokenizer.test_parity import check_places
 
 WHISPER = ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>", "<|0.00|>", "<|0.02|>"]
 
 
 def write(files: dict[str, Any]) -> Path:
-    path = Path(mkdtemp(prefix="regard-tokenizer-"))
+    path = fresh()
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content)
         (path / name).write_text(text, encoding="utf-8")

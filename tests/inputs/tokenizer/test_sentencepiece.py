@@ -6,7 +6,6 @@ import math
 import struct
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 
 from regard.inputs.tokenizer import Tokenizer, TokenizerError
 from regard.inputs.tokenizer.sentencepiece import Kind, read_model
-from tests.inputs.tokenizer.made import texts
+from tests.inputs.tokenizer.made import fresh, texts
 from tests.inputs.tokenizer.test_parity import check_places
 
 SOURCE = {"▁": -3.0, "▁the": -2.5, "the": -4.5, "t": -6.0, "h": -6.2, "e": -5.0, "w": -6.1, "in": -4.0, "▁w": -4.1,
@@ -57,7 +56,7 @@ def spm(scores: dict[str, float], **normalizer: Any) -> bytes:
 
 @cache
 def marian() -> Path:
-    path = Path(mkdtemp(prefix="regard-tokenizer-"))
+    path = fresh()
     (path / "source.spm").write_bytes(spm(SOURCE))
     (path / "target.spm").write_bytes(spm(TARGET))
     # As in real ones, the order is another, a piece of the source is missing, and the specials are at both ends.
@@ -156,7 +155,7 @@ def t5() -> tuple[Tokenizer, Any]:
 
     pieces = [("<pad>", 0.0, Kind.CONTROL), ("</s>", 0.0, Kind.CONTROL), ("<unk>", 0.0, Kind.UNKNOWN)]
     pieces += [(text, score, Kind.NORMAL) for text, score in SOURCE.items()]
-    path = Path(mkdtemp(prefix="regard-tokenizer-"))
+    path = fresh()
     (path / "spiece.model").write_bytes(proto(pieces))
     vocab = [(text, struct.unpack("<f", struct.pack("<f", score))[0]) for text, score, _ in pieces]
     blanks = [f"<extra_id_{i}>" for i in reversed(range(100))]
@@ -224,7 +223,7 @@ TABLE = table()
 
 @given(cut=st.integers(0, 400), place=st.integers(0, 10_000), byte=st.integers(0, 255))
 def test_damaged_files(cut: int, place: int, byte: int):
-    path = Path(mkdtemp(prefix="regard-tokenizer-"))
+    path = fresh()
     for name in ("vocab.json", "tokenizer_config.json"):
         (path / name).write_bytes((marian() / name).read_bytes())
     data = bytearray((marian() / "source.spm").read_bytes())
