@@ -139,3 +139,26 @@ def test_a_translator_does_not_mind_the_batch(model):
 def test_the_same_twice(model):
     source = torch.randint(4, 300, (5, 6))
     assert translate(model, source, LENGTHS) == translate(model, source, LENGTHS)
+
+
+@settings(max_examples=30)
+@given(name=st.integers(0, 10_000), limit=st.integers(1, 4), ends=st.sets(st.integers(0, 4), max_size=3), alpha=alphas)
+def test_with_several_ends_or_none_a_wide_beam_finds_what_trying_everything_finds(
+    name: int, limit: int, ends: set[int], alpha: float
+):
+    """Nothing has to end at the limit: it is cut off there."""
+    scored: dict[tuple[int, ...], float] = {}
+    stack: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
+    while stack:
+        written, total = stack.pop()
+        for piece, log in enumerate(scores_after(name, (BOS, *written), 5).log_softmax(0).tolist()):
+            longer = (*written, piece)
+            if piece in ends or len(longer) == limit:
+                scored[longer] = (total + log) / ((5 + len(longer)) / 6) ** alpha
+            else:
+                stack.append((longer, total + log))
+    best = max(scored, key=scored.__getitem__)
+    steps = TableSteps([name], 5)
+    found = beam_search(steps, [limit], bos=BOS, eos=sorted(ends), beams=128, alpha=alpha, must_end=False)[0]
+    assert found.ids == best
+    assert found.score == pytest.approx(scored[best])

@@ -1,6 +1,6 @@
 """Beam search: the K likeliest beginnings of every sentence, continued together, until none can still win.
 
-    S | sentences still searched    K | beams    V | vocabulary    C | candidates: the best 2K continuations
+    S | sentences still searched    K | beams    V | vocabulary    C | candidates: the best continuations, 2K of them
 
 A hypothesis of n pieces (its end counts) and log-probability p scores p / ((5 + n) / 6)^alpha (arXiv
 1609.08144, equation 14, without the coverage penalty).
@@ -38,7 +38,7 @@ class _Search:
     best: Tensor  # (S,) score of the best of them; -inf before the first
     best_total: Tensor  # (S,) its log-probability
     best_length: Tensor  # (S,) its pieces, the end among them
-    best_written: Tensor  # (S, longest limit) these pieces, filled up with the end piece
+    best_written: Tensor  # (S, longest limit) these pieces, filled up with anything
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,11 @@ class _Candidates:
 class _Rules:
     """The settings of a search."""
 
-    eos: int
+    ends: tuple[int, ...]
     banned: tuple[int, ...]
     beams: int
     alpha: float
+    must_end: bool
 
     def penalty(self, length: Tensor | int) -> Tensor | float:
         return ((5 + length) / 6) ** self.alpha
@@ -69,26 +70,27 @@ def beam_search(
     limits: Sequence[int] | Tensor,
     *,
     bos: int,
-    eos: int,
+    eos: int | Sequence[int],
     banned: Sequence[int] = (),
     beams: int = 5,
     alpha: float = 1.0,
+    must_end: bool = True,
 ) -> list[Hypothesis]:
     """The best hypothesis of every sentence.
 
     A sentence is done when `beams` hypotheses have ended, or when no live one can still score better than the
     best that has; it then leaves the batch. An end counts only where it is among the `beams` best candidates,
-    so that one beam is greedy search. At a sentence's limit everything must end. Equal inputs give equal
-    results.
+    so that one beam is greedy search. Equal inputs give equal results.
 
     Args:
         steps: the model, with one hypothesis a sentence.
         limits: for each sentence, how many pieces it may have, the end among them: (S,), at least 1.
         bos: first input of the decoder.
-        eos: the end.
+        eos: the end, or several pieces of which each is one.
         banned: ids that are never written; their probability is lost, not given to others.
         beams: K.
         alpha: 0 compares log-probabilities, 1 nearly their mean per piece.
+        must_end: at a sentence's limit only an end may be written; otherwise whatever is written there ends it.
 
     Returns:
         One hypothesis a sentence, in order.
@@ -97,10 +99,11 @@ def beam_search(
         ValueError: if beams or a limit is less than 1, alpha is negative, eos is banned, or a score is NaN.
     """
     bounds = torch.as_tensor(limits, dtype=torch.int64)
-    rules = _Rules(eos, tuple(banned), beams, alpha)
+    ends = (eos,) if isinstance(eos, int) else tuple(eos)
+    rules = _Rules(ends, tuple(banned), beams, alpha, must_end)
     _check(bounds, rules)
     results: dict[int, Hypothesis] = {}
-    search = _begin(bounds, eos)
+    search = _begin(bounds)
     pieces = torch.full_like(bounds, bos)  # (S * K,)
     position = 0
     while len(search.sentences):
@@ -133,11 +136,14 @@ def _check(limits: Tensor, rules: _Rules) -> None:
         raise ValueError(f"beams is {rules.beams}: it must be at least 1")
     if not rules.alpha >= 0:
         raise ValueError(f"alpha is {rules.alpha}: it must be at least 0")
-    if rules.eos in rules.banned:
-        raise ValueError(f"banned holds {rules.eos}, the end piece: a sentence must be able to end")
+    for end in rules.ends:
+        if end in rules.banned:
+            raise ValueError(f"banned holds {end}, the end piece: a sentence must be able to end")
+    if rules.must_end and not rules.ends:
+        raise ValueError("eos is empty: where a sentence must end there must be an end piece")
 
 
-def _begin(limits: Tensor, eos: int) -> _Search:
+def _begin(limits: Tensor) -> _Search:
     S, longest = len(limits), int(limits.max()) if len(limits) else 0
     zeros = torch.zeros(S, dtype=torch.float64, device=limits.device)
     return _Search(
@@ -149,7 +155,7 @@ def _begin(limits: Tensor, eos: int) -> _Search:
         best=zeros - torch.inf,
         best_total=zeros - torch.inf,
         best_length=torch.zeros_like(limits),
-        best_written=limits.new_full((S, longest), eos),
+        best_written=limits.new_zeros(S, longest),
     )
 
 
@@ -159,18 +165,20 @@ def _candidates(search: _Search, scores: Tensor, position: int, rules: _Rules) -
     normaliser = logits.logsumexp(1, keepdim=True)  # (S * K, 1)
     if rules.banned:
         logits = logits.index_fill(1, torch.tensor(rules.banned, device=logits.device), -torch.inf)
-    last = (search.limits == position + 1).repeat_interleave(K)  # (S * K,)
-    if bool(last.any()):
+    at_limit = search.limits == position + 1  # (S,)
+    if rules.must_end and bool(at_limit.any()):
         only_end = torch.full_like(logits, -torch.inf)
-        only_end[:, rules.eos] = logits[:, rules.eos]
-        logits = torch.where(last[:, None], only_end, logits)
-    # Of one beam at most 2K continuations can be among its sentence's best 2K.
-    width = min(2 * rules.beams, logits.shape[1])
+        only_end[:, list(rules.ends)] = logits[:, list(rules.ends)]
+        logits = torch.where(at_limit.repeat_interleave(K)[:, None], only_end, logits)
+    # Every beam may end in as many ways as there are ends, and K shall go on: 2K are enough with one end.
+    most = (1 + max(1, len(rules.ends))) * rules.beams
+    width = min(most, logits.shape[1])
     likeliest, pieces = logits.topk(width, dim=1)  # (S * K, width)
     totals = search.totals.view(S * K, 1) + (likeliest - normaliser)
-    totals, index = totals.view(S, K * width).topk(min(2 * rules.beams, K * width), dim=1)  # (S, C)
+    totals, index = totals.view(S, K * width).topk(min(most, K * width), dim=1)  # (S, C)
     pieces = pieces.view(S, K * width).gather(1, index)
-    return _Candidates(totals, index // width, pieces, pieces == rules.eos)
+    ends = torch.isin(pieces, torch.tensor(rules.ends, dtype=pieces.dtype, device=pieces.device))
+    return _Candidates(totals, index // width, pieces, ends | at_limit[:, None])
 
 
 def _finish(search: _Search, candidates: _Candidates, position: int, rules: _Rules) -> None:
@@ -189,7 +197,9 @@ def _finish(search: _Search, candidates: _Candidates, position: int, rules: _Rul
     search.best_length = torch.where(better, position + 1, search.best_length)
     parent = candidates.parents.gather(1, rank)[..., None].expand(-1, -1, position)
     written = search.written.gather(1, parent)[:, 0]  # (S, position)
-    search.best_written[:, :position] = torch.where(better[:, None], written, search.best_written[:, :position])
+    written = torch.cat([written, candidates.pieces.gather(1, rank)], dim=1)
+    reached = search.best_written[:, : position + 1]
+    search.best_written[:, : position + 1] = torch.where(better[:, None], written, reached)
 
 
 def _continue(search: _Search, candidates: _Candidates, beams: int) -> Tensor:

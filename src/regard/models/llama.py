@@ -84,7 +84,8 @@ class Llama(nn.Module):
             (B, L, d).
         """
         x = self.embedding(ids)  # (B, L, d)
-        masks = self._masks(None if padding is None else Padding(start + ids.shape[1] - padding, left=True))
+        real = None if padding is None else (start + ids.shape[1] - padding).clamp(min=0)  # (B,) keys of each entry
+        masks = self._masks(None if real is None else Padding(real, left=True))
         return self.decoder(x, mask=masks, start=start, cache=cache)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -1,0 +1,248 @@
+"""The decoding loop: prompts are read, and every entry of the batch gets piece after piece until it ends.
+
+N | entries that still go on    V | vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+
+from regard.generation.beam import beam_search
+from regard.generation.sampling import Sampler
+from regard.generation.settings import GenerationSettings, SettingsError
+from regard.generation.steps import PREFILL_POSITIONS, CausalModel, CausalSteps
+from regard.generation.stops import StopText
+
+Finish = Literal["stop", "length", "context", "interrupted"]
+"""Why an answer ends: a stop piece or text, `max_new_tokens`, the model's positions, or Ctrl-C."""
+
+
+class Decoder(Protocol):
+    """Ids → text, one at a time: `regard.inputs.tokenizer.TextStream`."""
+
+    def feed(self, piece: int) -> str:
+        """The text that is certain after this id, and was not before."""
+        ...
+
+    def finish(self) -> str:
+        """The rest."""
+        ...
+
+
+@dataclass(frozen=True)
+class Written:
+    """One piece of one answer, as it is written."""
+
+    entry: int  # of the batch
+    id: int
+    log_probability: float  # the model's, before any filter
+    text: str  # what is certain since the piece before; always "" without a decoder
+    finish: Finish | None  # None: the answer goes on
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """An answer."""
+
+    ids: tuple[int, ...]  # with the stop piece, if one ended it
+    log_probabilities: tuple[float, ...]  # the model's, before any filter; of beams their sum alone
+    text: str  # without the stop text; "" without a decoder
+    finish: Finish
+
+
+@dataclass
+class _Entry:
+    """An answer being written."""
+
+    number: int
+    room: int  # pieces that it may have
+    full: Finish  # why it ends when it has them
+    text: StopText | None
+    ids: list[int] = field(default_factory=list[int])
+
+    def write(self, piece: int, log_probability: float, stop_ids: Sequence[int]) -> Written:
+        self.ids.append(piece)
+        finish: Finish | None = "stop" if piece in stop_ids else self.full if len(self.ids) == self.room else None
+        text = ""
+        if self.text is not None:
+            text, stopped = self.text.feed(piece)
+            if stopped:
+                finish = "stop"
+            elif finish is not None:
+                text += self.text.finish()
+        return Written(self.number, piece, log_probability, text, finish)
+
+
+@torch.inference_mode()
+def stream_ids(
+    model: CausalModel,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationSettings | None = None,
+    *,
+    decoder: Callable[[], Decoder] | None = None,
+    seeds: Sequence[int] | None = None,
+    prefill: int = PREFILL_POSITIONS,
+) -> Iterator[Written]:
+    """Continue all prompts together, and give out every piece at once; an answer that ends leaves the batch.
+
+    Args:
+        model: in evaluation mode.
+        prompts: ids, none empty, each shorter than the model's positions.
+        settings: how; greedy unless given. Without beams.
+        decoder: makes what turns the ids of one answer into text; needed for stop texts.
+        seeds: one a prompt; the settings' seed for each unless given.
+        prefill: positions of prompts that pass the model at once at most.
+
+    Raises:
+        SettingsError: if there are beams, which know no piece before the end, or stop texts without a decoder.
+        ValueError: if a prompt is empty, holds an id outside the vocabulary, or leaves no position for an answer.
+    """
+    settings = settings or GenerationSettings()
+    if settings.beams > 1:
+        raise SettingsError(f"beams is {settings.beams}: a streamed answer has 1")
+    entries = _entries(model, prompts, settings, decoder)
+    if not entries:
+        return
+    longest = max(len(prompt) for prompt in prompts)
+    most = max(entry.room for entry in entries)
+    steps = CausalSteps(model, prompts, capacity=longest + most, prefill=prefill)
+    scores = steps.prompt_scores()  # (N, V)
+    sampler = Sampler(settings, prompts, scores.shape[1], seeds=seeds, device=scores.device)
+    position = 0
+    while True:
+        pieces, logs = sampler(scores)
+        written = [
+            entry.write(piece, log, settings.stop_ids)
+            for entry, piece, log in zip(entries, pieces.tolist(), logs.tolist(), strict=True)
+        ]
+        going = [row for row, piece in enumerate(written) if piece.finish is None]
+        if len(going) < len(entries):
+            entries = [entries[row] for row in going]
+            if entries:
+                rows = torch.tensor(going, device=pieces.device)
+                steps.follow(rows)
+                sampler.keep(going)
+                pieces = pieces[rows]
+        yield from written
+        if not entries:
+            return
+        position += 1
+        scores = steps.scores(pieces, position)
+
+
+def generate_ids(
+    model: CausalModel,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationSettings | None = None,
+    *,
+    decoder: Callable[[], Decoder] | None = None,
+    seeds: Sequence[int] | None = None,
+    prefill: int = PREFILL_POSITIONS,
+    progress: Callable[[int], object] | None = None,
+) -> list[Continuation]:
+    """Continue all prompts together; the arguments are those of `stream_ids`, and settings may have beams.
+
+    Ctrl-C ends it early: what has been written until then is returned, with "interrupted" as its end.
+
+    Args:
+        model: in evaluation mode.
+        prompts: ids.
+        settings: how; greedy unless given.
+        decoder: makes what turns the ids of one answer into text.
+        seeds: one a prompt.
+        prefill: positions of prompts that pass the model at once at most.
+        progress: called with the number of pieces written so far, after each; not with beams.
+
+    Returns:
+        One answer a prompt, in order.
+
+    Raises:
+        SettingsError: if there are stop texts without a decoder.
+        ValueError: see `stream_ids`.
+    """
+    settings = settings or GenerationSettings()
+    if settings.beams > 1:
+        return _beams(model, prompts, settings, decoder, prefill)
+    found: list[list[Written]] = [[] for _ in prompts]
+    done = 0
+    try:
+        for piece in stream_ids(model, prompts, settings, decoder=decoder, seeds=seeds, prefill=prefill):
+            found[piece.entry].append(piece)
+            done += 1
+            if progress is not None:
+                progress(done)
+    except KeyboardInterrupt:
+        pass
+    return [
+        Continuation(
+            tuple(piece.id for piece in pieces),
+            tuple(piece.log_probability for piece in pieces),
+            "".join(piece.text for piece in pieces),
+            (pieces[-1].finish if pieces else None) or "interrupted",
+        )
+        for pieces in found
+    ]
+
+
+@torch.inference_mode()
+def _beams(
+    model: CausalModel,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationSettings,
+    decoder: Callable[[], Decoder] | None,
+    prefill: int,
+) -> list[Continuation]:
+    entries = _entries(model, prompts, settings, decoder)
+    if not entries:
+        return []
+    hypotheses = beam_search(
+        CausalSteps(model, prompts, prefill=prefill),
+        [entry.room for entry in entries],
+        bos=0,
+        eos=settings.stop_ids,
+        beams=settings.beams,
+        alpha=settings.alpha,
+        must_end=False,
+    )
+    answers: list[Continuation] = []
+    for entry, hypothesis in zip(entries, hypotheses, strict=True):
+        written = [entry.write(piece, 0.0, settings.stop_ids) for piece in hypothesis.ids]
+        text = "".join(piece.text for piece in written)
+        answers.append(
+            Continuation(hypothesis.ids, (hypothesis.log_probability,), text, written[-1].finish or entry.full)
+        )
+    return answers
+
+
+def _entries(
+    model: CausalModel,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationSettings,
+    decoder: Callable[[], Decoder] | None,
+) -> list[_Entry]:
+    """What is to be written, checked."""
+    if settings.stop and decoder is None:
+        raise SettingsError(f"stop is {settings.stop!r}: without a decoder there is no text in which to find it")
+    vocab_size, positions = model.config.vocab_size, model.config.max_positions
+    entries: list[_Entry] = []
+    for number, prompt in enumerate(prompts):
+        name = "the prompt" if len(prompts) == 1 else f"prompt {number + 1} of {len(prompts)}"
+        if not len(prompt):
+            raise ValueError(f"{name} is empty: it must have at least one piece")
+        wrong = next((i for i in prompt if not 0 <= i < vocab_size), None)
+        if wrong is not None:
+            raise ValueError(f"{name} holds the id {wrong}: it must be from 0 to {vocab_size - 1}")
+        if len(prompt) >= positions:
+            raise ValueError(
+                f"{name} has {len(prompt)} pieces: this model takes at most {positions} with the answer, so a prompt"
+                f" may have {positions - 1}"
+            )
+        room = positions - len(prompt)
+        full: Finish = "length" if settings.max_new_tokens <= room else "context"
+        text = None if decoder is None else StopText(decoder(), settings.stop)
+        entries.append(_Entry(number, min(room, settings.max_new_tokens), full, text))
+    return entries
