@@ -2,9 +2,10 @@
 
 from regard.generation.batches import translate_ids
 from regard.generation.beam import Hypothesis, beam_search
+from regard.generation.causal import CausalModel, CausalSteps
 from regard.generation.decoding import Continuation, Written, generate_ids, stream_ids
 from regard.generation.settings import GenerationSettings, SettingsError, read_settings
-from regard.generation.steps import CausalModel, CausalSteps, Steps, TranslatorSteps
+from regard.generation.steps import Steps, TranslatorSteps
 
 __all__ = [
     "CausalModel",

@@ -78,9 +78,8 @@ def beam_search(
 ) -> list[Hypothesis]:
     """The best hypothesis of every sentence.
 
-    A sentence is done when `beams` hypotheses have ended, or when no live one can still score better than the
-    best that has; it then leaves the batch. An end counts only where it is among the `beams` best candidates,
-    so that one beam is greedy search. Equal inputs give equal results.
+    A sentence is done when `beams` hypotheses have ended, or when no live one can still score better than the best that
+    has; it then leaves the batch. An end counts only among the `beams` best candidates: one beam is greedy search.
 
     Args:
         steps: the model, with one hypothesis a sentence.
@@ -90,7 +89,7 @@ def beam_search(
         banned: ids that are never written; their probability is lost, not given to others.
         beams: K.
         alpha: 0 compares log-probabilities, 1 nearly their mean per piece.
-        must_end: at a sentence's limit only an end may be written; otherwise whatever is written there ends it.
+        must_end: only an end may be written at a sentence's limit; otherwise whatever is written there ends it.
 
     Returns:
         One hypothesis a sentence, in order.
@@ -99,8 +98,7 @@ def beam_search(
         ValueError: if beams or a limit is less than 1, alpha is negative, eos is banned, or a score is NaN.
     """
     bounds = torch.as_tensor(limits, dtype=torch.int64)
-    ends = (eos,) if isinstance(eos, int) else tuple(eos)
-    rules = _Rules(ends, tuple(banned), beams, alpha, must_end)
+    rules = _Rules((eos,) if isinstance(eos, int) else tuple(eos), tuple(banned), beams, alpha, must_end)
     _check(bounds, rules)
     results: dict[int, Hypothesis] = {}
     search = _begin(bounds)

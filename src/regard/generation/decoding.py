@@ -12,9 +12,9 @@ from typing import Literal, Protocol
 import torch
 
 from regard.generation.beam import beam_search
+from regard.generation.causal import PREFILL_POSITIONS, CausalModel, CausalSteps
 from regard.generation.sampling import Sampler
 from regard.generation.settings import GenerationSettings, SettingsError
-from regard.generation.steps import PREFILL_POSITIONS, CausalModel, CausalSteps
 from regard.generation.stops import StopText
 
 Finish = Literal["stop", "length", "context", "interrupted"]

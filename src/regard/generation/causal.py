@@ -1,0 +1,100 @@
+"""Steps of a model that continues text: prompts of unequal length, read in pieces of bounded size.
+
+N | entries, or hypotheses of them    L | positions, padding among them    V | vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from regard.attention import KVCache
+
+
+class CausalModel(Protocol):
+    """A model that continues text: Llama's families and all that have the same three functions.
+
+    Its `config` has `vocab_size` and `max_positions`.
+    """
+
+    config: Any
+
+    def hidden(
+        self, ids: Tensor, *, start: int = 0, padding: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """The last hidden states (B, L, d) of ids (B, L); see `regard.models.llama.Llama.hidden`."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., d) → scores of the next piece (..., V)."""
+        ...
+
+    def cache(self, capacity: int = 0, *, padded: bool = False) -> KVCache:
+        """An empty cache, for entries that are padded on the left or not."""
+        ...
+
+
+PREFILL_POSITIONS = 1024
+"""Positions of prompts, padding among them, that pass the model at once at most, so that memory stays bounded."""
+
+
+class CausalSteps:
+    """`Steps` of a model that continues text. Prompts of unequal length are padded on the left.
+
+    Args:
+        model: in evaluation mode.
+        prompts: the ids of each entry, none empty.
+        capacity: pieces that an entry may come to have, for which the cache makes room at once.
+        prefill: see `PREFILL_POSITIONS`; at least one position of each entry is computed at a time.
+    """
+
+    def __init__(
+        self,
+        model: CausalModel,
+        prompts: Sequence[Sequence[int]],
+        *,
+        capacity: int = 0,
+        prefill: int = PREFILL_POSITIONS,
+    ) -> None:
+        self._model = model
+        self._prefill = prefill
+        device = next(model.parameters()).device  # type: ignore[attr-defined]  # every model is a module
+        lengths = [len(prompt) for prompt in prompts]
+        self._length = max(lengths)  # of the prompts with their padding
+        rows = [[0] * (self._length - len(prompt)) + [*prompt] for prompt in prompts]
+        self._prompts: Tensor | None = torch.tensor(rows, device=device)  # (N, L), until it is computed
+        padded = min(lengths) < self._length
+        self._padding = torch.tensor([self._length - n for n in lengths], device=device) if padded else None
+        self._cache = model.cache(capacity, padded=padded)
+
+    def prompt_scores(self) -> Tensor:
+        """Scores (N, V) of what follows each prompt: the first call."""
+        assert self._prompts is not None, "the prompts are computed already"
+        ids, self._prompts = self._prompts, None
+        piece = max(1, self._prefill // len(ids))
+        hidden = ids.new_empty(0)
+        for start in range(0, self._length, piece):
+            hidden = self._model.hidden(
+                ids[:, start : start + piece], start=start, padding=self._padding, cache=self._cache
+            )
+        return self._model.logits(hidden[:, -1])
+
+    def scores(self, pieces: Tensor, position: int) -> Tensor:
+        """See `Steps.scores`; at position 0 stand the prompts, and `pieces` is not read."""
+        if position == 0:
+            return self.prompt_scores()
+        start = self._length + position - 1
+        hidden = self._model.hidden(pieces[:, None], start=start, padding=self._padding, cache=self._cache)
+        return self._model.logits(hidden[:, -1])  # (N, V)
+
+    def follow(self, rows: Tensor) -> None:
+        """See `Steps.follow`."""
+        self._cache.reorder(rows)
+        if self._padding is not None:
+            self._padding = self._padding[rows]
+
+    def keep(self, sentences: Tensor) -> None:
+        """See `Steps.keep`: `follow` has done it all, as nothing here is kept once a sentence."""
