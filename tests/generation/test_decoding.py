@@ -1,6 +1,6 @@
 """The decoding loop: the pieces transformers' generate writes, in any batch, and an end where one is due."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -184,7 +184,7 @@ def test_wrong_prompts_are_named():
 class Letters:
     """Ids → letters, each given out one id later than it is known, as incomplete characters are."""
 
-    def __init__(self) -> None:
+    def __init__(self, prompt: Sequence[int] = ()) -> None:
         self._late = ""
 
     def feed(self, piece: int) -> str:

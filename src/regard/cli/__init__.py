@@ -15,7 +15,9 @@ try:  # imports take a moment, and main() is not there yet to say that it was st
     import typer
 
     from regard import __version__
+    from regard.cli.commands.chat import chat
     from regard.cli.commands.doctor import doctor
+    from regard.cli.commands.generate import generate
     from regard.cli.commands.models import models
     from regard.cli.commands.see import see
     from regard.cli.commands.translate import translate
@@ -55,10 +57,12 @@ def main() -> None:
         _fail(str(error))
     except ValueError as error:
         from regard.attention.native.library import SettingError
+        from regard.generation import SettingsError
+        from regard.inputs.tokenizer import TokenizerError
         from regard.models import ModelError
         from regard.pipelines import TextTooLong
 
-        if not isinstance(error, ModelError | SettingError | TextTooLong):
+        if not isinstance(error, ModelError | SettingError | SettingsError | TextTooLong | TokenizerError):
             raise
         _fail(str(error))
     except KeyboardInterrupt:
@@ -115,5 +119,5 @@ def _about(
     pass
 
 
-for _command in (see, translate, models, doctor):
+for _command in (see, translate, generate, chat, models, doctor):
     app.command()(_command)

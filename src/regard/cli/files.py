@@ -123,6 +123,13 @@ def sink(output: Path | None) -> Generator[Any]:
         raise InputError(f"{output} cannot be written: {(error.strerror or str(error)).lower()}") from None
 
 
+def write_now(text: str) -> None:
+    """Writes to standard output at once, in UTF-8 whatever the terminal's encoding."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "replace"))
+    sys.stdout.buffer.flush()
+
+
 def check_output(output: Path, force: bool) -> None:
     """Refuses before the work what cannot or must not be written."""
     if not output.parent.is_dir():
@@ -134,7 +141,7 @@ def check_output(output: Path, force: bool) -> None:
 
 
 @contextmanager
-def progress(total: int) -> Generator[Any]:
+def progress(total: int, doing: str = "translating") -> Generator[Any]:
     """A function that takes the number of lines done; a bar on stderr where that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda done: print(f"{done:,} of {total:,} lines", file=sys.stderr)  # pyright: ignore[reportUnknownLambdaType]
@@ -142,9 +149,9 @@ def progress(total: int) -> Generator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("translating"), BarColumn(), MofNCompleteColumn(), TextColumn("lines"), TimeRemainingColumn())
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("lines"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("translate", total=total)
+        task = bar.add_task(doing, total=total)
 
         def advance(done: int) -> None:
             bar.update(task, completed=done)

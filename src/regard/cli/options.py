@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from regard.pipelines import TranslationPipeline
+    from regard.pipelines import GenerationPipeline, TranslationPipeline
 
 DEFAULT_MODEL = "translate-en-de"
 
@@ -19,9 +19,24 @@ def translation_pipeline(model: str, threads: int | None, beams: int | None) -> 
     """The pipeline of a translating model, on so many threads."""
     import torch
 
-    from regard.pipelines import pipeline
+    from regard.models import ModelError
+    from regard.pipelines import TranslationPipeline, pipeline
 
     if threads is not None:
         torch.set_num_threads(threads)
     settings: dict[str, Any] = {} if beams is None else {"beams": beams}
-    return pipeline(model, **settings)
+    found = pipeline(model, **settings)
+    if not isinstance(found, TranslationPipeline):
+        raise ModelError(f"{model} does not translate: see `regard generate --help`")
+    return found
+
+
+def generating(model: str, threads: int | None, settings: dict[str, Any] | None) -> GenerationPipeline:
+    """The pipeline of a model that continues texts, on so many threads, with these of its settings changed."""
+    import torch
+
+    from regard.pipelines import generation_pipeline
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return generation_pipeline(model, **(settings or {}))

@@ -49,6 +49,7 @@ class CausalSteps:
         prompts: the ids of each entry, none empty.
         capacity: pieces that an entry may come to have, for which the cache makes room at once.
         prefill: see `PREFILL_POSITIONS`; at least one position of each entry is computed at a time.
+        vocabulary: ids from here on, which some models have to fill up their matrices, get no scores.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class CausalSteps:
         *,
         capacity: int = 0,
         prefill: int = PREFILL_POSITIONS,
+        vocabulary: int | None = None,
     ) -> None:
         self._model = model
+        self._vocabulary = vocabulary
         self._prefill = prefill
         device = next(model.parameters()).device  # type: ignore[attr-defined]  # every model is a module
         lengths = [len(prompt) for prompt in prompts]
@@ -80,7 +83,7 @@ class CausalSteps:
             hidden = self._model.hidden(
                 ids[:, start : start + piece], start=start, padding=self._padding, cache=self._cache
             )
-        return self._model.logits(hidden[:, -1])
+        return self._model.logits(hidden[:, -1])[:, : self._vocabulary]
 
     def scores(self, pieces: Tensor, position: int) -> Tensor:
         """See `Steps.scores`; at position 0 stand the prompts, and `pieces` is not read."""
@@ -88,7 +91,7 @@ class CausalSteps:
             return self.prompt_scores()
         start = self._length + position - 1
         hidden = self._model.hidden(pieces[:, None], start=start, padding=self._padding, cache=self._cache)
-        return self._model.logits(hidden[:, -1])  # (N, V)
+        return self._model.logits(hidden[:, -1])[:, : self._vocabulary]  # (N, V)
 
     def follow(self, rows: Tensor) -> None:
         """See `Steps.follow`."""

@@ -83,9 +83,10 @@ def stream_ids(
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings | None = None,
     *,
-    decoder: Callable[[], Decoder] | None = None,
+    decoder: Callable[[Sequence[int]], Decoder] | None = None,
     seeds: Sequence[int] | None = None,
     prefill: int = PREFILL_POSITIONS,
+    vocabulary: int | None = None,
 ) -> Iterator[Written]:
     """Continue all prompts together, and give out every piece at once; an answer that ends leaves the batch.
 
@@ -93,9 +94,10 @@ def stream_ids(
         model: in evaluation mode.
         prompts: ids, none empty, each shorter than the model's positions.
         settings: how; greedy unless given. Without beams.
-        decoder: makes what turns the ids of one answer into text; needed for stop texts.
+        decoder: makes, for a prompt's ids, what turns those of its answer into text; needed for stop texts.
         seeds: one a prompt; the settings' seed for each unless given.
         prefill: positions of prompts that pass the model at once at most.
+        vocabulary: ids from here on are never written; the model's whole vocabulary unless given.
 
     Raises:
         SettingsError: if there are beams, which know no piece before the end, or stop texts without a decoder.
@@ -109,7 +111,7 @@ def stream_ids(
         return
     longest = max(len(prompt) for prompt in prompts)
     most = max(entry.room for entry in entries)
-    steps = CausalSteps(model, prompts, capacity=longest + most, prefill=prefill)
+    steps = CausalSteps(model, prompts, capacity=longest + most, prefill=prefill, vocabulary=vocabulary)
     scores = steps.prompt_scores()  # (N, V)
     sampler = Sampler(settings, prompts, scores.shape[1], seeds=seeds, device=scores.device)
     position = 0
@@ -139,9 +141,10 @@ def generate_ids(
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings | None = None,
     *,
-    decoder: Callable[[], Decoder] | None = None,
+    decoder: Callable[[Sequence[int]], Decoder] | None = None,
     seeds: Sequence[int] | None = None,
     prefill: int = PREFILL_POSITIONS,
+    vocabulary: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[Continuation]:
     """Continue all prompts together; the arguments are those of `stream_ids`, and settings may have beams.
@@ -152,9 +155,10 @@ def generate_ids(
         model: in evaluation mode.
         prompts: ids.
         settings: how; greedy unless given.
-        decoder: makes what turns the ids of one answer into text.
+        decoder: makes, for a prompt's ids, what turns those of its answer into text.
         seeds: one a prompt.
         prefill: positions of prompts that pass the model at once at most.
+        vocabulary: ids from here on are never written; the model's whole vocabulary unless given.
         progress: called with the number of pieces written so far, after each; not with beams.
 
     Returns:
@@ -166,11 +170,12 @@ def generate_ids(
     """
     settings = settings or GenerationSettings()
     if settings.beams > 1:
-        return _beams(model, prompts, settings, decoder, prefill)
+        return _beams(model, prompts, settings, decoder, prefill, vocabulary)
     found: list[list[Written]] = [[] for _ in prompts]
     done = 0
+    pieces = stream_ids(model, prompts, settings, decoder=decoder, seeds=seeds, prefill=prefill, vocabulary=vocabulary)
     try:
-        for piece in stream_ids(model, prompts, settings, decoder=decoder, seeds=seeds, prefill=prefill):
+        for piece in pieces:
             found[piece.entry].append(piece)
             done += 1
             if progress is not None:
@@ -193,14 +198,15 @@ def _beams(
     model: CausalModel,
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings,
-    decoder: Callable[[], Decoder] | None,
+    decoder: Callable[[Sequence[int]], Decoder] | None,
     prefill: int,
+    vocabulary: int | None,
 ) -> list[Continuation]:
     entries = _entries(model, prompts, settings, decoder)
     if not entries:
         return []
     hypotheses = beam_search(
-        CausalSteps(model, prompts, prefill=prefill),
+        CausalSteps(model, prompts, prefill=prefill, vocabulary=vocabulary),
         [entry.room for entry in entries],
         bos=0,
         eos=settings.stop_ids,
@@ -222,7 +228,7 @@ def _entries(
     model: CausalModel,
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings,
-    decoder: Callable[[], Decoder] | None,
+    decoder: Callable[[Sequence[int]], Decoder] | None,
 ) -> list[_Entry]:
     """What is to be written, checked."""
     if settings.stop and decoder is None:
@@ -243,6 +249,6 @@ def _entries(
             )
         room = positions - len(prompt)
         full: Finish = "length" if settings.max_new_tokens <= room else "context"
-        text = None if decoder is None else StopText(decoder(), settings.stop)
+        text = None if decoder is None else StopText(decoder(prompt), settings.stop)
         entries.append(_Entry(number, min(room, settings.max_new_tokens), full, text))
     return entries

@@ -119,6 +119,17 @@ class Checkpoint:
         return place
 
 
+def is_checkpoint(source: str | Path) -> bool:
+    """Whether this is the directory of a Hugging Face checkpoint, or a GGUF file, by what it is called and says."""
+    path = Path(source)
+    if path.suffix.lower() == ".gguf":
+        return True
+    try:
+        return "model_type" in json_object((path / CONFIG).read_bytes(), "")
+    except (OSError, ValueError):  # another kind of model, whose own reader says what is wrong with it
+        return False
+
+
 def read_checkpoint(directory: str | Path, *, dtype: torch.dtype | None = torch.float32) -> Checkpoint:
     """Read a checkpoint's directory.
 
