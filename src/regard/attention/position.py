@@ -186,6 +186,7 @@ class Rotary(nn.Module):
             raise ValueError(f"{size} of {head_size} columns would be turned; it must be an even number up to D")
         self.size, self.base, self.interleaved, self.scaling = size, base, interleaved, scaling
         self._tables: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+        self._last: tuple[tuple[int, int, torch.device], tuple[Tensor, Tensor]] | None = None
 
     def frequencies(self, length: int = 0) -> tuple[Tensor, float]:
         """Inverse frequencies (R/2,) in float64 for a context of `length`, and the factor on cos and sin."""
@@ -216,10 +217,29 @@ class Rotary(nn.Module):
             cos, sin = self.table(int(start.max()) + L, x.device)
             rows = start[:, None] + torch.arange(L, device=x.device)  # (B, L)
             return apply_rotary(x, cos[rows][:, None], sin[rows][:, None], interleaved=self.interleaved)
-        cos, sin = self.table(start + L, x.device)
-        return apply_rotary(x, cos[start:], sin[start:], interleaved=self.interleaved)
+        if self.interleaved or self.size != x.shape[3] or torch.compiler.is_compiling():
+            cos, sin = self.table(start + L, x.device)
+            return apply_rotary(x, cos[start:], sin[start:], interleaved=self.interleaved)
+        cos, sin = self._whole_rows(start, L, x.device)
+        wide = x.to(cos.dtype) if x.dtype in (torch.bfloat16, torch.float16) else x
+        return torch.addcmul(wide * cos, wide.roll(self.size // 2, -1), sin).to(x.dtype)
 
     rotate = forward
+
+    def _whole_rows(self, start: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """cos and signed sin for whole rows (L, D): x · cos + (its halves swapped) · sin is x turned.
+
+        Kept until another position is asked for, since every layer of a model asks for the same.
+        """
+        wanted, last = (start, length, device), self._last
+        if last is not None and last[0] == wanted:
+            return last[1]
+        with torch.inference_mode(False):
+            cos, sin = self.table(start + length, device)
+            cos, sin = cos[start:], sin[start:]
+            rows = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+        self._last = wanted, rows
+        return rows
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:

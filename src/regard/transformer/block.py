@@ -112,5 +112,6 @@ class Block(nn.Module):
         self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor], branch: nn.Module | None
     ) -> Tensor:
         y = sublayer(norm(x) if self.norm_first else x)
-        y = x + self.dropout(y if branch is None else branch(y))
+        y = y if branch is None else branch(y)
+        y = x + (self.dropout(y) if self.training else y)
         return y if self.norm_first else norm(y)

@@ -139,10 +139,15 @@ class MultiHeadAttention(nn.Module):
         self, x: Tensor, mask: Mask | None, bias: Bias | None, start: int | Tensor, cache: Slot | None
     ) -> Tensor:
         q_size, kv_size = self.heads * self.head_size, self.kv_heads * self.head_size
-        q, k, v = self.qkv(x).split((q_size, kv_size, kv_size), dim=-1)
-        query, key, value = self._query(q), self._key(k), self._split(v)  # (B, H|Hkv, Lq, D)
-        if self.rotary is not None:
-            query, key = self.rotary.rotate(query, start), self.rotary.rotate(key, start)
+        if self.rotary is not None and self.query_norm is None:  # queries and keys are turned in one go
+            turned, v = self.qkv(x).split((q_size + kv_size, kv_size), dim=-1)
+            both = self.rotary.rotate(self._split(turned), start)  # (B, H + Hkv, Lq, D)
+            query, key, value = both[:, : self.heads], both[:, self.heads :], self._split(v)
+        else:
+            q, k, v = self.qkv(x).split((q_size, kv_size, kv_size), dim=-1)
+            query, key, value = self._query(q), self._key(k), self._split(v)  # (B, H|Hkv, Lq, D)
+            if self.rotary is not None:
+                query, key = self.rotary.rotate(query, start), self.rotary.rotate(key, start)
         if cache is not None:
             key, value = cache.append(key, value)  # (B, Hkv, Lk, D)
             if cache.first and mask is not None and not mask.relative:
