@@ -149,7 +149,7 @@ def main() -> None:
             from regard.models.gguf import read_gguf
 
             gguf = options.model
-            checkpoint = read_gguf(gguf).checkpoint.save(Path(scratch) / "model")
+            checkpoint = read_gguf(gguf).save(Path(scratch) / "model")
         sizes = {"threads": options.threads, "tokens": options.tokens}
         result = run(checkpoint, rounds=options.rounds, gguf=gguf, **sizes)
         if options.memory:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         attend,
         attend_observed,
     )
+    from regard.models import load
     from regard.pipelines import pipeline
     from regard.relations import observe
 
@@ -39,13 +40,14 @@ __all__ = [
     "__version__",
     "attend",
     "attend_observed",
+    "load",
     "observe",
     "pipeline",
 ]
 
 # Everything is imported when first asked for: who only computes attention need not wait for models and tokenizers, and
 # the command line answers --help, a mistake in its arguments and Ctrl-C before torch is there.
-_HOME = {"observe": "regard.relations", "pipeline": "regard.pipelines"}
+_HOME = {"load": "regard.models", "observe": "regard.relations", "pipeline": "regard.pipelines"}
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,7 @@ def made(directory: Path, case: str, quantisation: str = "F32", **fields: Any) -
 def test_same_logits_as_what_was_converted(case: str, tmp_path: Path):
     theirs, path = made(tmp_path, case)
     ids = torch.randint(3, 97, (2, 40))
-    assert_same(read_gguf(path).checkpoint.model(ids), theirs(ids).logits)
+    assert_same(read_gguf(path).model(ids), theirs(ids).logits)
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def test_quantised_weights_are_the_packages(quantisation: str, tmp_path: Path):
             assert name == "lm_head.weight" or abs(rounded - parameter.numpy()).max() > 0
             parameter.copy_(torch.from_numpy(rounded))
     ids = torch.randint(3, 97, (2, 40))
-    assert_same(read_gguf(path).checkpoint.model(ids), theirs(ids).logits)
+    assert_same(read_gguf(path).model(ids), theirs(ids).logits)
 
 
 @torch.no_grad()
@@ -70,7 +70,7 @@ def test_scaled_rotary_frequencies(tmp_path: Path):
     assert divisors.min() == pytest.approx(1) and divisors.max() == pytest.approx(32)
     path = write(tmp_path / "scaled.gguf", _With(model, "rope_freqs.weight", divisors), "llama")
     ids = torch.randint(3, 97, (2, 40))
-    assert_same(read_gguf(path).checkpoint.model(ids), model(ids).logits)
+    assert_same(read_gguf(path).model(ids), model(ids).logits)
     path = write(tmp_path / "other.gguf", _With(model, "rope_freqs.weight", divisors + 0.1), "llama")
     with pytest.raises(ModelError, match=r"rope_freqs\.weight is not the scaling of Llama 3"):
         read_gguf(path)
@@ -195,10 +195,8 @@ def smollm() -> Path:
 def test_smollm_reads_english_and_answers_as_in_transformers(tmp_path: Path):
     from transformers import LlamaForCausalLM
 
-    from regard.inputs.tokenizer import Tokenizer
-
-    found = read_gguf(smollm())
-    ours, tokenizer = found.checkpoint, Tokenizer.from_gguf(found.fields)
+    ours = read_gguf(smollm())
+    tokenizer = ours.tokenizer
     text = "The quick brown fox jumps over the lazy dog. The Earth goes around the Sun once in a year."
     ids = torch.tensor([tokenizer.encode(text).ids])
     logits = ours.model(ids)

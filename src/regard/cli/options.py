@@ -11,7 +11,12 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "translate-en-de"
 
-Model = Annotated[str, typer.Option("--model", "-m", help="An embedded model (see `regard models`) or a directory.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="An embedded model (see `regard models`), a directory, a GGUF file, or a hub id."
+    ),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
 
 

@@ -10,8 +10,9 @@ import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from regard.files import replace_directory
 from regard.models.families import family_of
 from regard.models.family import Family, Head, ModelError, Settings
 from regard.models.rules import Layout, TensorError, listed, read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from regard.inputs.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.ckpt", "tf_model.h5")
@@ -60,6 +64,7 @@ class Checkpoint:
         layout: names, dtypes and ignored tensors of the file, for writing it again.
         directory: where it was read.
         files: content of the files beside, by name (see `BESIDE`).
+        fields: the metadata of a GGUF file; None where it was read from a directory.
     """
 
     model: nn.Module
@@ -69,6 +74,20 @@ class Checkpoint:
     layout: Layout
     directory: Path
     files: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    fields: Mapping[str, Any] | None = None
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the checkpoint, read when it is first asked for.
+
+        Raises:
+            TokenizerError: there is none, or it is damaged.
+        """
+        from regard.inputs.tokenizer import Tokenizer
+
+        if self.fields is not None:
+            return Tokenizer.from_gguf(self.fields)
+        return Tokenizer.from_directory(self.directory)
 
     @property
     def about(self) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,20 +47,7 @@ _LLAMA3_LENGTH = 8192  # what Llama 3.1, 3.2 and 3.3 were trained with before th
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
-@dataclass(frozen=True)
-class GGUFModel:
-    """A model that was read from a GGUF file.
-
-    Args:
-        checkpoint: the model; its `directory` is the file.
-        fields: the metadata, from which `regard.inputs.tokenizer.Tokenizer.from_gguf` makes the tokenizer.
-    """
-
-    checkpoint: Checkpoint
-    fields: Mapping[str, Any]
-
-
-def read_gguf(path: str | Path, *, dtype: torch.dtype | None = torch.float32) -> GGUFModel:
+def read_gguf(path: str | Path, *, dtype: torch.dtype | None = torch.float32) -> Checkpoint:
     """Read a model of Llama's families from a GGUF file.
 
     Needs the package `gguf` (regard's extra of that name), whose functions dequantise.
@@ -80,7 +67,7 @@ def read_gguf(path: str | Path, *, dtype: torch.dtype | None = torch.float32) ->
     if ends:  # read as those of a directory are
         files["generation_config.json"] = json.dumps({"eos_token_id": list(dict.fromkeys(ends))}).encode()
     tensors = _tensors(file, settings)
-    return GGUFModel(build(settings, tensors, file.path, files=files, dtype=dtype), file.fields)
+    return replace(build(settings, tensors, file.path, files=files, dtype=dtype), fields=file.fields)
 
 
 def _settings(file: GGUFFile) -> dict[str, Any]:

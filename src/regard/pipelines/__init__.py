@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from regard.models import ModelError, load
-from regard.models.checkpoint import is_checkpoint
+from regard.models import Checkpoint, ModelError, load
 from regard.pipelines.generation import Generation, GenerationPipeline, generation_pipeline
 from regard.pipelines.translation import TextTooLong, Translation, TranslationPipeline
 
@@ -30,16 +29,16 @@ def pipeline(
 
     Args:
         source: the name of an embedded model, a directory that `regard.models.save_model` wrote, a Hugging Face
-            checkpoint's directory, or a GGUF file.
+            checkpoint's directory, a GGUF file, or a hub id; see `regard.models.resolve`.
         device: where to compute; the CPU by default.
         settings: for the pipeline, such as `beams`; see `TranslationPipeline` and `GenerationPipeline`.
 
     Raises:
         ModelError: if there is no such model, it is damaged, or there is no pipeline for its task.
     """
-    if is_checkpoint(source):
-        return generation_pipeline(source, device=device, **settings)
-    saved = load(source)
-    if saved.task != "translation":
-        raise ModelError(f"{saved.directory} is for the task {saved.task!r}: there is a pipeline for translation")
-    return TranslationPipeline(saved, device=device, **settings)
+    found = load(source)
+    if isinstance(found, Checkpoint):
+        return GenerationPipeline(found, found.tokenizer, device=device, **settings)
+    if found.task != "translation":
+        raise ModelError(f"{found.directory} is for the task {found.task!r}: there is a pipeline for translation")
+    return TranslationPipeline(found, device=device, **settings)

@@ -18,8 +18,7 @@ from regard.generation.decoding import Decoder, Finish
 from regard.generation.settings import SettingsError
 from regard.inputs import word_indices, words
 from regard.inputs.tokenizer import Tokenizer
-from regard.models import ModelError
-from regard.models.checkpoint import Checkpoint, read_checkpoint
+from regard.models import Checkpoint, ModelError, load
 from regard.pipelines.translation import TextTooLong
 from regard.relations import Relations, observe
 from regard.relations import Sequence as ElementSequence
@@ -250,23 +249,17 @@ class GenerationPipeline:
 def generation_pipeline(
     source: str | Path, *, device: str | torch.device | None = None, **settings: Any
 ) -> GenerationPipeline:
-    """The pipeline of a model that continues texts: of a checkpoint's directory, or of a GGUF file.
+    """The pipeline of a model that continues texts: see `regard.models.resolve`.
 
     Raises:
         ModelError: there is no such model, it is damaged, or it does not continue texts.
         TokenizerError: its tokenizer is missing or damaged.
         SettingsError: a setting is unknown or not what it may be.
     """
-    path = Path(source)
-    if path.suffix.lower() == ".gguf":
-        from regard.models.gguf import read_gguf
-
-        found = read_gguf(path)
-        checkpoint, tokenizer = found.checkpoint, Tokenizer.from_gguf(found.fields)
-    else:
-        checkpoint = read_checkpoint(path)
-        tokenizer = Tokenizer.from_directory(path)
-    return GenerationPipeline(checkpoint, tokenizer, device=device, **settings)
+    checkpoint = load(source)
+    if not isinstance(checkpoint, Checkpoint):
+        raise ModelError(f"{checkpoint.directory} is for the task {checkpoint.task!r}: it does not continue texts")
+    return GenerationPipeline(checkpoint, checkpoint.tokenizer, device=device, **settings)
 
 
 def _recommended(checkpoint: Checkpoint, tokenizer: Tokenizer) -> GenerationSettings:
