@@ -2,7 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of an image, in pixels of the image as it was read: x to the right, y downwards."""
+
+    left: float
+    top: float
+    right: float  # the first column that is no longer in it
+    bottom: float  # the first row that is no longer in it
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """A stretch of a recording, in seconds from its beginning."""
+
+    first: float
+    stop: float
+
+
+@dataclass(frozen=True)
+class Tubelet:
+    """A rectangle of some frames of a video."""
+
+    frames: tuple[int, ...]  # their numbers in the video, from 0
+    seconds: Seconds  # from the beginning of the first of them to the end of the last
+    box: Box  # in pixels of a frame
+
+
+Span = tuple[int, int] | Box | Seconds | Tubelet
+"""Where an element lies: characters of a text (first, stop), a box of an image, seconds of a sound, or a tubelet."""
 
 
 @dataclass(frozen=True)
@@ -12,4 +44,23 @@ class Element:
     index: int  # position in the sequence
     label: str  # how it is written in a view
     modality: str = "text"
-    span: tuple[int, int] | None = None  # (first, stop) characters of the text; None for a special piece
+    span: Span | None = None  # None for what stands for no part of the input: a special piece, padding
+
+
+def span_data(span: Span | None) -> Any:
+    """A span as JSON has it, None for none.
+
+    Characters are [first, stop]; the others are objects of lists: {"box": [left, top, right, bottom]}, {"seconds":
+    [first, stop]}, and for a tubelet {"frames": [...], "seconds": [...], "box": [...]}.
+    """
+    match span:
+        case Box():
+            return {"box": [*asdict(span).values()]}
+        case Seconds():
+            return {"seconds": [*asdict(span).values()]}
+        case Tubelet(frames, seconds, box):
+            return {"frames": [*frames], **span_data(seconds), **span_data(box)}
+        case None:
+            return None
+        case characters:
+            return [*characters]

@@ -95,7 +95,7 @@ def word_indices(elements: Sequence[Element], spans: Sequence[Span]) -> list[int
     indices: list[int] = []
     for element in elements:
         word = -1
-        if element.span is not None and element.span[0] < element.span[1]:
+        if isinstance(element.span, tuple) and element.span[0] < element.span[1]:
             before = bisect_right(starts, element.span[0]) - 1
             if before >= 0 and element.span[0] < spans[before][1]:
                 word = before

@@ -288,10 +288,10 @@ def _written(text: str, elements: Sequence[Element]) -> list[str]:
     written: list[str] = []
     before = 0
     for element in elements:
-        if element.span is None:
-            written.append(element.label)
-        else:
+        if isinstance(element.span, tuple):
             first, stop = before, element.span[1]
             written.append(text[first:stop] if text[first:stop].strip() == element.label else element.label)
             before = stop
+        else:
+            written.append(element.label)
     return written

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from regard.attention import Observation
-from regard.elements import Element
+from regard.elements import Element, span_data
 from regard.relations.heads import HEAD_ROLES, Block, HeadRole, Labels, roles_of
 from regard.relations.narrow import narrowed, visible
 
@@ -52,7 +52,7 @@ class Sequence:
     def to_dict(self) -> dict[str, Any]:
         """As data: title, modality, text, elements, and what is written where something is."""
         elements = [
-            {"index": e.index, "label": e.label, "modality": e.modality, "span": None if e.span is None else [*e.span]}
+            {"index": e.index, "label": e.label, "modality": e.modality, "span": span_data(e.span)}
             for e in self.elements
         ]
         data = {"title": self.title, "modality": self.modality, "text": self.text, "elements": elements}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regard.elements import span_data
 from regard.relations.relations import Relations, Sequence
 
 
@@ -42,7 +43,7 @@ class Alignment:
         """As data for views and `--json`."""
 
         def words(sequence: Sequence) -> list[dict[str, Any]]:
-            return [{"label": w.label, "span": None if w.span is None else [*w.span]} for w in sequence.words]
+            return [{"label": w.label, "span": span_data(w.span)} for w in sequence.words]
 
         return {
             "method": self.method,

@@ -1,0 +1,36 @@
+"""Elements: what a position stands for, and how that is written as data."""
+
+import dataclasses
+import json
+
+import pytest
+
+from regard.elements import Box, Element, Seconds, Tubelet, span_data
+from regard.relations import Sequence
+
+BOX = Box(1.5, 2, 30, 40.25)
+SPANS = [
+    ((3, 7), [3, 7]),
+    (None, None),
+    (BOX, {"box": [1.5, 2, 30, 40.25]}),
+    (Seconds(0.5, 0.75), {"seconds": [0.5, 0.75]}),
+    (
+        Tubelet((4, 8), Seconds(0.16, 0.36), BOX),
+        {"frames": [4, 8], "seconds": [0.16, 0.36], "box": [1.5, 2, 30, 40.25]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("span", "data"), SPANS)
+def test_every_span_is_json(span: object, data: object):
+    assert span_data(span) == data
+    sequence = Sequence("input", "Input", (Element(0, "it", "any", span),))
+    [element] = json.loads(json.dumps(sequence.to_dict()))["elements"]
+    assert element == {"index": 0, "label": "it", "modality": "any", "span": data}
+
+
+def test_elements_are_values():
+    tubelet = Tubelet((0, 1), Seconds(0, 1), BOX)
+    assert len({Element(0, "a", "video", tubelet), Element(0, "a", "video", dataclasses.replace(tubelet))}) == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        BOX.left = 0  # type: ignore[misc]
