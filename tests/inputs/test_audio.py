@@ -77,6 +77,14 @@ def test_no_sample_is_lost(count: int, rate: int, wanted: int):
         assert read[middle] == pytest.approx(1, abs=0.02)
 
 
+def test_the_rate_may_change_on_the_way():
+    parts = [sound(tone(rate, 1.0), rate, "adts", "aac") for rate in (48_000, 32_000)]
+    read = read_audio(b"".join(parts), 16_000)
+    assert len(read) == pytest.approx(32_000, rel=0.1)
+    for second in (read[4000:12_000], read[20_000:28_000]):
+        assert int(torch.fft.rfft(second).abs().argmax()) * 2 == pytest.approx(440, abs=2)
+
+
 def test_channels_become_their_mean():
     stereo = numpy.concatenate([tone(16_000, 0.2, 300), -0.5 * tone(16_000, 0.2, 700)])
     six = numpy.concatenate([tone(16_000, 0.2, 100.0 * i) for i in range(1, 7)])

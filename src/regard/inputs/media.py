@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 from regard.inputs.source import MOST_PIXELS, InputError, Source, name_of, opened, reading
 
@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
     from av.container import InputContainer
     from av.stream import Stream
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
+
+
+class _Nameless:
+    """A file without its name, which FFmpeg would believe: a video called .png would be an image."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
 
 @contextmanager
@@ -28,7 +36,8 @@ def recording(source: Source) -> Generator[InputContainer]:
 
     with opened(source) as file:
         with reading(source, "is neither audio nor video that can be read"):
-            container = av.open(file, "r", container_options={"protocol_whitelist": "none"}, metadata_errors="replace")
+            options = {"protocol_whitelist": "none"}
+            container = av.open(_Nameless(file), "r", container_options=options, metadata_errors="replace")
         with container:
             yield container
 
@@ -55,9 +64,13 @@ def decoded(
     if stream is None:
         raise InputError(f"{name_of(source)} has no {kind} in it")
     if kind == "video":
+        context = cast("VideoCodecContext", stream.codec_context)
+        if context.width * context.height > MOST_PIXELS:
+            size = f"{context.width} × {context.height}"
+            raise InputError(f"{name_of(source)} has frames of {size} pixels: more than {MOST_PIXELS} are refused")
         with reading(source, "cannot be decoded"):
-            stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
-            stream.thread_type = "AUTO"  # pyright: ignore[reportAttributeAccessIssue]
+            context.options = {"max_pixels": str(MOST_PIXELS)}  # for what turns up later
+            context.thread_type = "AUTO"
     frames = container.decode(stream)
     count = 0
     while True:

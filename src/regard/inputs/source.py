@@ -80,5 +80,6 @@ def reading(source: object, what: str) -> Generator[None]:
     except InputError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
+        # What the system or FFmpeg says, without the number and the function's name around it.
+        said = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
         raise InputError(f"{name_of(source)} {what}: {said}") from error
