@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from regard.elements import Seconds
-from regard.inputs.audio import audio_blocks, frame_elements, read_audio, spectrogram_elements
+from regard.inputs.audio import audio_blocks, check_heard, frame_elements, read_audio, spectrogram_elements
 from regard.inputs.features import whisper_features
 from regard.inputs.source import InputError
 from tests.inputs.recordings import film, sound, tone
@@ -195,6 +195,13 @@ def test_silence_is_sound():
     read = read_audio(sound(numpy.zeros((1, 8000)), 8000), 16_000)
     assert read.eq(0).all()
     assert whisper_features(read).isfinite().all()
+
+
+@given(level=st.sampled_from([0.0, -0.25, 1.0]), count=st.integers(1, 50))
+def test_silence_can_be_refused(level: float, count: int):
+    with pytest.raises(InputError, match=f"a.wav is silent: its {count} samples are all {level:g}"):
+        check_heard(torch.full((count,), level), "a.wav")
+    check_heard(torch.cat([torch.full((count,), level), torch.tensor([0.5])]), "a.wav")
 
 
 def test_files_without_sound(tmp_path: Path):

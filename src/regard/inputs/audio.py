@@ -90,6 +90,20 @@ def read_audio(
     return torch.cat([*_cut(iter(parts), rate, name)])
 
 
+def check_heard(samples: Tensor, name: str) -> None:
+    """Refuse silence, for models whose answer would mean nothing then.
+
+    Args:
+        samples: (N,).
+        name: what errors call the sound.
+
+    Raises:
+        InputError: all samples are the same.
+    """
+    if len(samples) and samples.min() == samples.max():
+        raise InputError(f"{name} is silent: its {len(samples)} samples are all {float(samples[0]):g}")
+
+
 def frame_elements(
     count: int, hop: float, *, width: float | None = None, duration: float | None = None, before: tuple[str, ...] = ()
 ) -> list[Element]:
