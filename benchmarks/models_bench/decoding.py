@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import statistics
 import subprocess
@@ -22,6 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+
+from regard.transformer.int8 import to_int8
 
 PROMPT, ANSWER, PREFILL = 512, 128, 2048
 
@@ -85,7 +89,20 @@ def paired(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> 
     }
 
 
-def run(checkpoint: Path, *, threads: int, rounds: int, tokens: int, gguf: Path | None = None) -> dict[str, Any]:
+@torch.inference_mode()
+def perplexity(model: Any, ids: list[int], rows: int = 8) -> float:
+    """Of a text's pieces but the first, read a few at a time, as they are when a text is written."""
+    cache, loss = model.cache(len(ids)), 0.0
+    for start in range(0, len(ids) - 1, rows):
+        part = torch.tensor(ids[start : start + rows + 1])
+        hidden = model.hidden(part[None, :-1], start=start, cache=cache)
+        loss += float(F.cross_entropy(model.logits(hidden)[0], part[1:], reduction="sum"))
+    return math.exp(loss / (len(ids) - 1))
+
+
+def run(
+    checkpoint: Path, *, threads: int, rounds: int, tokens: int, gguf: Path | None = None, text: str | None = None
+) -> dict[str, Any]:
     """All figures, from a checkpoint's directory."""
     torch.set_num_threads(threads)
     mine, other = ours(checkpoint), theirs(checkpoint)
@@ -100,6 +117,16 @@ def run(checkpoint: Path, *, threads: int, rounds: int, tokens: int, gguf: Path 
         lambda: our_answer(mine, prompt, tokens), lambda: their_answer(other, prompt, tokens), rounds
     )
     result["prefill"] = paired(lambda: our_prefill(mine, long), lambda: their_prefill(other, long), rounds)
+    if text is not None:
+        from regard.models import load
+
+        pieces = load(gguf or checkpoint).tokenizer.encode(text).ids[:PREFILL]
+        before = perplexity(mine, pieces)
+        eight = to_int8(mine)  # the last of mine: it changes the model
+        result["perplexity"] = {"float32": before, "int8": perplexity(eight, pieces), "pieces": len(pieces)}
+        result["int8"] = paired(
+            lambda: our_answer(eight, prompt, tokens), lambda: their_answer(other, prompt, tokens), rounds
+        )
     if gguf is not None:
         result["llama_cpp"] = llama_cpp(gguf, prompt[0].tolist(), tokens, threads)
     return result
@@ -132,6 +159,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=ANSWER)
+    parser.add_argument("--text", type=Path, help="measure weights in eight bits, too, and perplexity on this text")
     parser.add_argument("--memory", action="store_true", help="measure each side's peak memory, too")
     parser.add_argument("--peak", choices=["regard", "transformers"], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -151,7 +179,8 @@ def main() -> None:
             gguf = options.model
             checkpoint = read_gguf(gguf).save(Path(scratch) / "model")
         sizes = {"threads": options.threads, "tokens": options.tokens}
-        result = run(checkpoint, rounds=options.rounds, gguf=gguf, **sizes)
+        text = None if options.text is None else options.text.read_text(encoding="utf-8")
+        result = run(checkpoint, rounds=options.rounds, gguf=gguf, text=text, **sizes)
         if options.memory:
             result["peak_bytes"] = {side: peak(side, checkpoint, **sizes) for side in ("regard", "transformers")}
     print(json.dumps(result, indent=2))
