@@ -3,13 +3,16 @@
     python benchmarks/train_translator.py --data DIR --out runs/translate-en-de
     python benchmarks/train_translator.py --data DIR --out runs/translate-en-de --resume
     python benchmarks/train_translator.py --data DIR --evaluate runs/translate-en-de/model
+    python benchmarks/train_translator.py --data DIR --tokenised --out runs/translate-tokenised
 
 DIR is Multi30k (Elliott et al. 2016): raw/train.{en,de}.gz, raw/val.{en,de}, raw/test_2016_flickr.{en,de} and
-tok/{val,test_2016_flickr}.lc.norm.tok.de. Any field of the recipe is set with `--set name=value`.
+tok/{val,test_2016_flickr}.lc.norm.tok.de; with --tokenised tok/train.lc.norm.tok.{en,de}.gz and the English side of the
+others, too. Any field of the recipe is set with `--set name=value`.
 """
 
 import argparse
 import dataclasses
+import html
 import json
 import sys
 import typing
@@ -41,6 +44,12 @@ RECIPE = TranslationRecipe(
 )
 """What the translator in the package was trained with."""
 
+TOKENISED = TranslationRecipe(
+    dropout=0.3, batch_tokens=4096, steps=7500, peak_learning_rate=0.005, warmup=1500, schedule="cosine",
+    checkpoint_every=200, keep=12,
+)  # fmt: skip
+"""For lower-cased, tokenised text: near what Transformer-Tiny was published with (Wu et al. 2021)."""
+
 ALIGNMENT = {"layer": 1, "shifted": False}
 """Which cross-attention the words' alignment is read from: see benchmarks/alignment.py. In four layers the decoder
 looks at a word's source as it writes the word; reading it one step later suits deeper ones (arXiv 2004.14837)."""
@@ -67,17 +76,21 @@ The weights are therefore given under CC BY-NC-SA 4.0: use them for non-commerci
 authors, and share what you make of them alike. The program around them is under the Apache License 2.0.
 """
 
+FORMS = {False: "raw text", True: "lower-cased, normalised and tokenised text"}
+
+TWICE = ", from epoch {} on in two passes (R-Drop, arXiv 2106.14448, weight {})"
+
 CARD = """\
 # translate-en-de
 
 An encoder-decoder Transformer (arXiv 1706.03762): {description}
 
-- **Trained on** Multi30k (Elliott et al. 2016, task 1): {pairs:,} image captions and their translations, raw text.
+- **Trained on** Multi30k (Elliott et al. 2016, task 1): {pairs:,} image captions and their translations, {form}.
 - **Licence of the weights**: {licence}; see LICENSE in this directory.
 - **Size** {parameters:,} parameters in float16: d_model {d_model}, {encoder_layers} + {decoder_layers} layers,
   {heads} heads, one vocabulary of {vocab_size:,} pieces for both languages.
-- **Training** {steps:,} steps over up to {batch_tokens:,} tokens, from epoch {r_drop_epoch} on in two passes (R-Drop,
-  arXiv 2106.14448, weight {r_drop}), {cpu_hours:.2f} CPU hours on two cores; {averaging}; beam {beams}, length penalty
+- **Training** {steps:,} steps over up to {batch_tokens:,} tokens{twice}, {cpu_hours:.2f} CPU hours on two
+  cores; {averaging}; beam {beams}, length penalty
   {alpha}. Averaging and penalty were chosen on the validation set.
 - **Limits** It knows the words of picture captions and little else: on other text it is fluent and wrong. It takes
   one sentence of up to {max_positions} pieces. It repeats what captions take for granted about people.
@@ -115,6 +128,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="directory of Multi30k, with raw/ and tok/")
     parser.add_argument("--out", type=Path, default=Path("runs/translate-en-de"), help="directory of the run")
+    parser.add_argument("--tokenised", action="store_true", help="take the lower-cased, tokenised text in tok/")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--threads", type=int, default=2, help="cores used: processes of one thread each")
     parser.add_argument("--steps", type=int, help="short for --set steps=N")
@@ -127,7 +141,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _recipe(arguments: argparse.Namespace) -> TranslationRecipe:
-    """RECIPE with what the command line sets."""
+    """The recipe of this text with what the command line sets."""
     kinds = typing.get_type_hints(TranslationRecipe)
     values: dict[str, Any] = {}
     for setting in arguments.set:
@@ -143,27 +157,43 @@ def _recipe(arguments: argparse.Namespace) -> TranslationRecipe:
             raise ValueError(f"--set {setting}: {name} is a number")
     if arguments.steps is not None:
         values["steps"] = arguments.steps
-    return dataclasses.replace(RECIPE, **values)
+    return dataclasses.replace(TOKENISED if arguments.tokenised else RECIPE, **values)
 
 
-def _held_out(data: Path, name: str, most: int | None) -> HeldOut:
+def _training_text(data: Path, *, tokenised: bool) -> ParallelText:
+    if not tokenised:
+        return read_parallel(data / "raw" / "train.en.gz", data / "raw" / "train.de.gz")
+    text = read_parallel(data / "tok" / "train.lc.norm.tok.en.gz", data / "tok" / "train.lc.norm.tok.de.gz")
+    return ParallelText(_unescaped(text.source), _unescaped(text.target), text.skipped)
+
+
+def _unescaped(lines: list[str]) -> list[str]:
+    """Tokenised text without its escapes, such as &quot;, which the measure puts back."""
+    return [html.unescape(line) for line in lines]
+
+
+def _held_out(data: Path, name: str, most: int | None, *, tokenised: bool) -> HeldOut:
     """A Multi30k split with both references."""
-    source, reference = read_lines(data / "raw" / f"{name}.en"), read_lines(data / "raw" / f"{name}.de")
-    tokenised = read_lines(data / "tok" / f"{name}.lc.norm.tok.de")
-    if not len(source) == len(reference) == len(tokenised):
-        raise ValueError(f"{name} has {len(source)}, {len(reference)} and {len(tokenised)} lines; all must be equal")
-    return HeldOut(source[:most], reference[:most], tokenised[:most])
+    measured = read_lines(data / "tok" / f"{name}.lc.norm.tok.de")
+    if tokenised:
+        source, reference = _unescaped(read_lines(data / "tok" / f"{name}.lc.norm.tok.en")), _unescaped(measured)
+    else:
+        source, reference = read_lines(data / "raw" / f"{name}.en"), read_lines(data / "raw" / f"{name}.de")
+    if not len(source) == len(reference) == len(measured):
+        raise ValueError(f"{name} has {len(source)}, {len(reference)} and {len(measured)} lines; all must be equal")
+    return HeldOut(source[:most], reference[:most], measured[:most])
 
 
 def _train(arguments: argparse.Namespace) -> None:
     data: Path = arguments.data
     recipe = _recipe(arguments)
-    text = read_parallel(data / "raw" / "train.en.gz", data / "raw" / "train.de.gz")
+    tokenised: bool = arguments.tokenised
+    text = _training_text(data, tokenised=tokenised)
     if text.skipped:
         print(f"{text.skipped:,} training pairs are left out: a side is empty", file=sys.stderr)
     train = ParallelText(text.source[: arguments.pairs], text.target[: arguments.pairs], text.skipped)
-    validation = _held_out(data, "val", arguments.test_pairs)
-    test = _held_out(data, "test_2016_flickr", arguments.test_pairs)
+    validation = _held_out(data, "val", arguments.test_pairs, tokenised=tokenised)
+    test = _held_out(data, "test_2016_flickr", arguments.test_pairs, tokenised=tokenised)
     trained = train_translator(
         train,
         ParallelText(validation.source, validation.reference, 0),
@@ -189,7 +219,15 @@ def _train(arguments: argparse.Namespace) -> None:
         arguments.out / "model",
         model,
         tokenizer,
-        card=_card(model, recipe, finished, tested, pairs=len(train.source), cpu_hours=progress.cpu_seconds / 3600),
+        card=_card(
+            model,
+            recipe,
+            finished,
+            tested,
+            pairs=len(train.source),
+            cpu_hours=progress.cpu_seconds / 3600,
+            tokenised=tokenised,
+        ),
         licence=LICENCE,
         about=_about(finished, tested),
         dtype=torch.float16,
@@ -220,6 +258,7 @@ def _card(
     *,
     pairs: int,
     cpu_hours: float,
+    tokenised: bool,
 ) -> str:
     rows = [f"| {name} | {finished.validation[name].score:.2f} | {tested[name].score:.2f} |" for name in tested]
     return CARD.format(
@@ -230,8 +269,8 @@ def _card(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         steps=recipe.steps,
         batch_tokens=recipe.batch_tokens,
-        r_drop=recipe.r_drop,
-        r_drop_epoch=recipe.r_drop_epoch,
+        form=FORMS[tokenised],
+        twice=TWICE.format(recipe.r_drop_epoch, recipe.r_drop) if recipe.r_drop else "",
         cpu_hours=cpu_hours,
         averaging="the last checkpoint"
         if finished.averaged == 1
@@ -252,7 +291,7 @@ def _report_saved(arguments: argparse.Namespace) -> None:
     decoding = Decoding(**saved.about.get("decoding", {}))
     print(f"{arguments.evaluate}: {decoding}")
     for name in ("val", "test_2016_flickr"):
-        test = _held_out(arguments.data, name, arguments.test_pairs)
+        test = _held_out(arguments.data, name, arguments.test_pairs, tokenised=arguments.tokenised)
         _print_scores(name, test.evaluate(decode(saved.model, saved.tokenizer, test.source, decoding)))
 
 

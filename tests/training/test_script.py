@@ -25,7 +25,9 @@ def data(tmp_path: Path) -> Path:
             content = "".join(line + "\n" for line in lines)
             (directory / "raw" / f"{name}.{language}").write_text(content)
             (directory / "raw" / f"{name}.{language}.gz").write_bytes(compress(content.encode()))
-            (directory / "tok" / f"{name}.lc.norm.tok.{language}").write_text(content.lower())
+            tokenised = directory / "tok" / f"{name}.lc.norm.tok.{language}"
+            tokenised.write_text(content.lower())
+            tokenised.with_name(tokenised.name + ".gz").write_bytes(compress(content.lower().encode()))
     return directory
 
 
@@ -54,6 +56,7 @@ def test_trains_resumes_and_says_what_is_wrong(
         assert line.startswith("error: ") and words in line
 
     refused("--steps", "3", words="holds another run")
+    refused("--steps", "3", "--resume", "--tokenised", words="but the run in")
     refused("--steps", "3", "--resume", "--pairs", "50", words="training data are 50 pairs")
     refused("--steps", "3", "--resume", "--set", "dropout=0.4", words="dropout is 0.4")
     (out / "metrics.jsonl").write_text("not JSON\n")
