@@ -21,7 +21,7 @@ def narrowed(seen: Observation, item: int, heads: list[int] | None = None) -> Ob
 
     Its `weights` are (1, heads, r, Lk); the statistics stay those of the whole call.
     """
-    return seen if seen.kept is None else replace(seen, kept=_narrowed(seen.kept, item, heads))
+    return seen if seen.kept is None else replace(seen, kept=narrowed_request(seen.kept, item, heads))
 
 
 def visible(seen: Observation, item: int, rows: range) -> Tensor:
@@ -32,7 +32,7 @@ def visible(seen: Observation, item: int, rows: range) -> Tensor:
     """
     if seen.kept is None:
         raise ValueError("what a row may see is known from its call, and this one was observed with keep=False")
-    request = _narrowed(seen.kept, item, None)
+    request = narrowed_request(seen.kept, item, None)
     numbers, keys = request.frame.rows(rows), range(request.Lk)
     may = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=request.query.device)
     if request.mask is not None:
@@ -41,7 +41,9 @@ def visible(seen: Observation, item: int, rows: range) -> Tensor:
     return (may if bias is None else may & (bias != -torch.inf))[0]
 
 
-def _narrowed(request: Request, item: int, heads: list[int] | None) -> Request:
+def narrowed_request(request: Request, item: int | None, heads: list[int] | None) -> Request:
+    """A call with one batch entry (None: all) and some heads (None: all) alone."""
+    entries = slice(None) if item is None else [item]
     chosen = [*range(request.Hq)] if heads is None else heads
     pairs = [head // (request.Hq // request.Hkv) for head in chosen]  # the key head of each query head
     if heads is None:
@@ -49,17 +51,17 @@ def _narrowed(request: Request, item: int, heads: list[int] | None) -> Request:
     start, sinks = request.start, request.sink_logits
     return replace(
         request,
-        query=request.query[[item]][:, chosen],
-        key=request.key[[item]][:, pairs],
-        value=request.value[[item]][:, pairs],
+        query=request.query[entries][:, chosen],
+        key=request.key[entries][:, pairs],
+        value=request.value[entries][:, pairs],
         mask=None if request.mask is None else _Narrow(request.mask, request.frame, item, chosen),
         bias=_bias(request.bias, item, chosen),
-        start=start[[item]] if isinstance(start, Tensor) else start,
+        start=start[entries] if isinstance(start, Tensor) else start,
         sink_logits=None if sinks is None else sinks[chosen],
     )
 
 
-def _bias(bias: Bias | None, item: int, heads: list[int]) -> Bias | None:
+def _bias(bias: Bias | None, item: int | None, heads: list[int]) -> Bias | None:
     if isinstance(bias, ALiBi):
         return ALiBi(bias.slopes[heads])
     if isinstance(bias, RelativeBias):
@@ -69,26 +71,26 @@ def _bias(bias: Bias | None, item: int, heads: list[int]) -> Bias | None:
     return _pick(bias.reshape((1,) * (4 - bias.dim()) + tuple(bias.shape)), item, heads)
 
 
-def _pick(tile: Tensor, item: int, heads: list[int]) -> Tensor:
-    """(B|1, H|1, …) -> (1, len(heads)|1, …)."""
-    tile = tile if tile.shape[0] == 1 else tile[[item]]
+def _pick(tile: Tensor, item: int | None, heads: list[int]) -> Tensor:
+    """(B|1, H|1, …) -> (1, len(heads)|1, …), or with all entries."""
+    tile = tile if item is None or tile.shape[0] == 1 else tile[[item]]
     return tile if tile.shape[1] == 1 else tile[:, heads]
 
 
 @dataclass(frozen=True, eq=False)
 class _Narrow(Mask):
-    """A mask of a whole call, as one batch entry and some heads see it."""
+    """A mask of a whole call, as one batch entry (None: all) and some heads see it."""
 
     mask: Mask
     frame: Frame  # of the whole call
-    item: int
+    item: int | None
     heads: list[int]
 
     def ranges(self, frame: Frame, rows: Tensor) -> Ranges | None:
         ranges = self.mask.ranges(self.frame, rows)
         if ranges is None:
             return None
-        first, stop = (t if t.shape[0] == 1 else t[[self.item]] for t in ranges)
+        first, stop = (t if self.item is None or t.shape[0] == 1 else t[[self.item]] for t in ranges)
         return first, stop
 
     def tile(self, frame: Frame, rows: Tensor, keys: range) -> Tensor:

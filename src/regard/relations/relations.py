@@ -66,14 +66,29 @@ class Site:
     path: str  # of the module
     kind: Literal["self", "cross"]
     layer: int
-    heads: int
+    heads: int  # how many were observed
     query: str  # name of the sequence of the rows
     key: str  # name of the sequence of the keys
+    head_numbers: tuple[int, ...] = ()  # the model's numbers of the heads observed, where these are not all
 
     @property
     def part(self) -> str:
         """The part of the model, such as "encoder": the path before its first number."""
         return self.path.split(".")[0]
+
+    def head_number(self, index: int) -> int:
+        """The model's number of an observed head."""
+        return self.head_numbers[index] if self.head_numbers else index
+
+    def head_index(self, number: int) -> int:
+        """Where a head stands among those observed.
+
+        Raises:
+            KeyError: it was not observed.
+        """
+        if self.head_numbers and number not in self.head_numbers:
+            raise KeyError(f"head {number} of {self.path!r} was not observed; there is {[*self.head_numbers]}")
+        return self.head_numbers.index(number) if self.head_numbers else number
 
 
 @dataclass(frozen=True)
@@ -99,12 +114,16 @@ class Relations:
     Args:
         sequences: by name, for each item of the batch.
         about: what is known of the model: name, task and description.
+        sites: where attention was observed, in the order of its first calls.
+        observations: what the calls at each site saw, by its path; one a step.
+        missed: attention that was seen to go by and could not be observed: the reason, by module path.
     """
 
     sequences: list[dict[str, Sequence]]
     about: dict[str, Any] = field(default_factory=dict[str, Any])
     sites: list[Site] = field(default_factory=list[Site])
     observations: dict[str, list[Observation]] = field(default_factory=dict[str, list[Observation]])
+    missed: dict[str, str] = field(default_factory=dict[str, str])
 
     def add(self, site: Site, observation: Observation) -> None:
         """Adds what one call at `site` saw, as its next step."""
@@ -153,18 +172,19 @@ class Relations:
 
         Args:
             path: of the site.
-            heads: which heads; None is all.
+            heads: which heads, by the model's numbers; None is all that were observed.
             rows: which query rows; None is all.
             item: which batch entry.
             step: which forward pass.
 
         Raises:
-            KeyError: no such site.
+            KeyError: no such site, or no such head was observed.
             ValueError: observed with keep=False.
         """
         site = self.site(path)
         Lq, Lk = self.lengths(site, item, step)
-        seen = narrowed(self.observation(path, step), item, heads)
+        chosen = None if heads is None else [site.head_index(head) for head in heads]
+        seen = narrowed(self.observation(path, step), item, chosen)
         return seen.weights(range(Lq) if rows is None else rows)[0, ..., :Lk]
 
     def edges(self, *, item: int | None = None, site: str | None = None) -> Iterator[Edge]:
@@ -179,7 +199,8 @@ class Relations:
                     for head, row, rank in (keys >= 0).nonzero().tolist():
                         number = int(row if seen.rows is None else seen.rows[row])
                         weight = float(weights[head, row, rank])
-                        yield Edge(b, step, place.path, head, number, int(keys[head, row, rank]), weight)
+                        key = int(keys[head, row, rank])
+                        yield Edge(b, step, place.path, place.head_number(head), number, key, weight)
 
     def to_frame(self) -> pandas.DataFrame:
         """The edges as a pandas data frame: item, step, site, head, query, key, weight.

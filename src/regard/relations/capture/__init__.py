@@ -1,0 +1,116 @@
+"""See every attention call of a model without touching its code.
+
+Calls are found by nets, each for one way in which models compute attention, and handed to one `Seer`:
+
+    this library's `attend`                          here
+    transformers' attention interface                interface.py
+    F.scaled_dot_product_attention, nn.Transformer   function_mode.py
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Collection, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from regard.attention import Watch
+from regard.attention.dispatch import choose, observing
+from regard.attention.request import Request
+from regard.relations.capture.function_mode import SdpaNet
+from regard.relations.capture.fused_paths import in_the_open, uncompiled
+from regard.relations.capture.interface import looked_up
+from regard.relations.capture.seeing import Call, Choice, Seer
+from regard.relations.relations import Relations, Sequence
+
+
+@contextmanager
+def observe(
+    model: nn.Module,
+    *,
+    watch: Watch | None = None,
+    layers: Collection[int] | None = None,
+    heads: Collection[int] | Mapping[int, Collection[int]] | None = None,
+    elements: Mapping[str, Sequence] | list[Mapping[str, Sequence]] | None = None,
+    memory: str = "encoder",
+    about: dict[str, Any] | None = None,
+    this_thread: bool = False,
+) -> Generator[Relations]:
+    """While active, every attention call of `model` is observed; its outputs stay what they are, to rounding.
+
+    The observation belongs to the model: other models, and the same code elsewhere, see nothing of it. Attention that
+    went by and could not be observed is listed in `relations.missed`, with the reason, and warned of once.
+
+    A forward pass is a step of each site; so is each token that `model.generate` writes. In training, weights are
+    those before dropout. A compiled model runs uncompiled meanwhile. Every site is compared, on some rows of its first
+    call, with the function of the model that would have computed it.
+
+    Args:
+        model: any module that computes attention: this library's, one of `transformers`, `nn.Transformer`, your own.
+        watch: what to keep; `Watch()` unless given. Its segments name the first keys; those beyond belong to none.
+        layers: numbers of the layers to observe, the first number in a module's path; None is all.
+        heads: numbers of the heads to observe, for every layer or by layer; None is all.
+        elements: sequences by the beginning of the module paths that run over them ("" for every path), or a list
+            of such mappings, one a batch entry.
+        memory: the prefix whose sequence cross-attention reads.
+        about: what is known of the model, handed on to views.
+        this_thread: observe only what this thread computes, where others use the same model meanwhile.
+
+    Yields:
+        Relations, filled while the model runs.
+
+    Raises:
+        ValueError: watch names rows, or a layer has no such head.
+        RuntimeError: a call is not what it was read as: the model's own function gives something else.
+
+    Example:
+        >>> import torch, regard
+        >>> layer = torch.nn.TransformerEncoderLayer(16, nhead=2, batch_first=True)
+        >>> with regard.observe(layer) as relations:
+        ...     _ = layer(torch.randn(1, 5, 16))
+        >>> relations.weights("self_attn", rows=range(2)).shape
+        torch.Size([2, 2, 5])
+    """
+    if watch is not None and watch.rows is not None:
+        raise ValueError("watch names rows; a whole model is watched in all rows (relations.weights takes rows)")
+    items = [*elements] if isinstance(elements, list) else [elements or {}]
+    relations = Relations([{s.name: s for s in item.values()} for item in items], about or {})
+    choice = Choice(None if layers is None else frozenset(layers), heads)
+    seer = Seer(relations, watch or Watch(), choice, items[0], memory, (_own_calls, SdpaNet))
+    with ExitStack() as stack:
+        stack.enter_context(in_the_open(model))
+        stack.enter_context(looked_up())
+        stack.callback(seer.stack.unhook)
+        seer.stack.hook(uncompiled(model), threading.get_ident() if this_thread else None)
+        yield relations
+    _report(seer, model)
+
+
+@contextmanager
+def _own_calls(seer: Seer) -> Generator[None]:
+    """Observes the calls of this library's `attend` in this thread."""
+
+    def observer(request: Request, backend: str) -> Tensor:
+        def original() -> Tensor:
+            return choose(request, backend).attend(request)
+
+        return seer.see(Call(request, original, backend=backend))
+
+    undo: Callable[[], None] = observing(observer)
+    try:
+        yield
+    finally:
+        undo()
+
+
+def _report(seer: Seer, model: nn.Module) -> None:
+    """Warns, once, of attention that was not observed."""
+    relations = seer.relations
+    if relations.missed:
+        reasons = "; ".join(f"{path or type(model).__name__}: {reason}" for path, reason in relations.missed.items())
+        warnings.warn(f"attention was not observed at {len(relations.missed)} sites: {reasons}", stacklevel=4)
+    elif seer.ran and not seer.overtaken and not relations.sites and seer.choice.everything:
+        warnings.warn(f"no attention was observed: {type(uncompiled(model)).__name__} computed none", stacklevel=4)

@@ -1,0 +1,283 @@
+"""What every way of finding attention hands its calls to: observes them, checks them, and files what was seen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from regard.attention import Causal, Observation, Watch
+from regard.attention.dispatch import observe_request
+from regard.attention.mask import Mask
+from regard.attention.request import Bias, Request, checked
+from regard.relations.capture.masks import MaskReader, start_of
+from regard.relations.capture.modules import Stack, UnderWay
+from regard.relations.narrow import narrowed_request
+from regard.relations.relations import Relations, Sequence, Site, sequences_by_prefix
+
+_SAMPLE = 8  # rows of a site that the model's own function computes, too
+
+
+class _Thread(threading.local):
+    """Whose forward passes are under way in a thread, innermost last, and whether our own computation is."""
+
+    def __init__(self) -> None:
+        self.seers: list[Seer] = []
+        self.ours = 0
+
+
+_thread = _Thread()
+
+
+def seer_here() -> Seer | None:
+    """The innermost observer whose model is under way in this thread; None also while we compute ourselves."""
+    return _thread.seers[-1] if _thread.seers and not _thread.ours else None
+
+
+@contextmanager
+def ours() -> Generator[None]:
+    """What is computed meanwhile in this thread is not the model's: nobody looks for attention in it."""
+    _thread.ours += 1
+    try:
+        yield
+    finally:
+        _thread.ours -= 1
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of attention that a model is about to make.
+
+    Args:
+        request: what it computes.
+        original: computes it as the model would have, (B, Hq, Lq, Dv).
+        sampled: asked about some rows (r,), gives what the model's own function returns without dropout,
+            (B, Hq, r, Dv), and for which rows: others where it cannot compute those alone. None: nothing to compare.
+        beside: the output is that of `original` in any case, and what is seen is computed beside it.
+        backend: which backend of `attend` is asked for.
+    """
+
+    request: Request
+    original: Callable[[], Tensor]
+    sampled: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    beside: bool = False
+    backend: str = "auto"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which layers and heads are observed.
+
+    Args:
+        layers: numbers of layers; None is all.
+        heads: numbers of heads, for every layer or by layer; None is all.
+    """
+
+    layers: frozenset[int] | None
+    heads: Mapping[int, Collection[int]] | Collection[int] | None
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is left out."""
+        return self.layers is None and self.heads is None
+
+    def takes(self, layer: int) -> bool:
+        """Whether anything of a layer is observed."""
+        by_layer = not isinstance(self.heads, Mapping) or layer in self.heads
+        return by_layer and (self.layers is None or layer in self.layers)
+
+    def heads_of(self, layer: int, count: int) -> list[int] | None:
+        """The heads observed of `count`, None for all.
+
+        Raises:
+            ValueError: there is no such head.
+        """
+        heads = self.heads[layer] if isinstance(self.heads, Mapping) else self.heads
+        if heads is None:
+            return None
+        numbers = sorted({*heads})
+        if not numbers or numbers[0] < 0 or numbers[-1] >= count:
+            raise ValueError(f"heads is {numbers} for layer {layer}; it has heads 0 … {count - 1}")
+        return None if len(numbers) == count else numbers
+
+
+class Seer:
+    """Observes the calls of one model, for as long as one `observe` lasts.
+
+    Args:
+        relations: where what is seen goes.
+        watch: what is kept.
+        choice: which layers and heads.
+        elements: sequences by the beginning of module paths.
+        memory: the prefix whose sequence cross-attention reads.
+        nets: make what finds calls in a thread, and is active there while the model is under way.
+    """
+
+    def __init__(
+        self,
+        relations: Relations,
+        watch: Watch,
+        choice: Choice,
+        elements: Mapping[str, Sequence],
+        memory: str,
+        nets: Iterable[Callable[[Seer], AbstractContextManager[object]]],
+    ) -> None:
+        self.relations, self.watch, self.choice = relations, watch, choice
+        self.elements, self.memory = elements, memory
+        self.masks = MaskReader()
+        self.ran = False
+        self.overtaken = False  # another observer of the same model saw what it computed
+        self._lock = threading.Lock()
+        self._checked: set[tuple[object, ...]] = set()
+        self._nets = [*nets]
+        self._here = threading.local()
+        self.stack = Stack(self._begin, self._end)
+
+    @property
+    def place(self) -> UnderWay:
+        """The innermost module under way in this thread."""
+        return self.stack.under_way[-1]
+
+    def _begin(self) -> None:
+        """From here on calls in this thread are this model's."""
+        self.ran = True
+        for outer in _thread.seers:
+            outer.overtaken = True
+        self._here.active = ExitStack()
+        for net in self._nets:
+            self._here.active.enter_context(net(self))
+        _thread.seers.append(self)
+
+    def _end(self) -> None:
+        _thread.seers.remove(self)
+        self._here.active.close()
+
+    def miss(self, reason: str, path: str | None = None) -> None:
+        """Notes that attention at `path`, here unless given, cannot be observed."""
+        place = self.place
+        if self.choice.takes(place.layer):
+            with self._lock:
+                self.relations.missed.setdefault(place.path if path is None else path, reason)
+
+    def see(self, call: Call) -> Tensor:
+        """The output of a call, (B, Hq, Lq, Dv); what it saw is filed under the module that makes it."""
+        place, request = self.place, call.request
+        if not self.choice.takes(place.layer) or request.Lk == 0:
+            return call.original()
+        heads = self.choice.heads_of(place.layer, request.Hq)
+        watch = replace(self.watch, segments=_fitting(self.watch.segments, request.Lk))
+        if heads is None and not call.beside:
+            with ours():
+                output, seen = observe_request(request, watch, call.backend)
+            self._check(place.path, call, request, heads, output)
+        else:
+            output = call.original()
+            with torch.no_grad(), ours():
+                request = narrowed_request(request, None, heads)
+                found, seen = observe_request(request, watch, call.backend)
+            self._check(place.path, call, request, heads, found)
+        self.file(place, call.request, heads, seen)
+        return output
+
+    def file(self, place: UnderWay, request: Request, heads: list[int] | None, seen: Observation) -> None:
+        """Adds what a call saw as the next step of its site, unless the call only repeats one for its gradient."""
+        if torch._C._current_graph_task_id() != -1:  # pyright: ignore[reportPrivateUsage]  # within a backward pass
+            return
+        kind = place.kind(request.Lq, request.Lk)
+        query, key = sequences_by_prefix(self.elements, place.path, kind, self.memory)
+        count = request.Hq if heads is None else len(heads)
+        site = Site(place.path, kind, place.layer, count, query, key, () if heads is None else tuple(heads))
+        with self._lock:
+            self.relations.add(site, seen)
+
+    def request(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        *,
+        causal: bool = False,
+        bias: Tensor | None = None,
+        scale: float | None = None,
+        softcap: float | None = None,
+        sink_logits: Tensor | None = None,
+        dropout: float = 0.0,
+    ) -> Request:
+        """A call as other libraries make it: `mask` is boolean or added to the scores, `causal` counts from key 0."""
+        Lq, Lk = query.shape[2], key.shape[2]
+        found: Mask | None = None
+        total: Bias | None = bias
+        if causal:
+            found = Causal()
+        elif mask is not None:
+            found, added = self.masks.read(mask, Lq, Lk)
+            total = added if bias is None else bias if added is None else bias + added
+        start = start_of(self.place.kind(Lq, Lk), Lq, Lk, found)
+        return checked(
+            query,
+            key,
+            value,
+            mask=found,
+            bias=total,
+            start=start,
+            scale=scale,
+            softcap=softcap,
+            sink_logits=sink_logits,
+            dropout=dropout,
+        )
+
+    def _check(self, path: str, call: Call, request: Request, heads: list[int] | None, output: Tensor) -> None:
+        """Compares rows with the model's own function, once a site and form of call.
+
+        Args:
+            path: of the site.
+            call: as it was made.
+            request: what was observed of it.
+            heads: those observed, None for all.
+            output: of these.
+
+        Raises:
+            RuntimeError: they differ by more than rounding.
+        """
+        form = (path, type(request.mask), request.bias is None, request.Lq == 1, request.dropout > 0)
+        if form in self._checked or call.sampled is None or 0 in output.shape:
+            return
+        self._checked.add(form)
+        with torch.no_grad(), ours():
+            step = max(1, request.Lq // _SAMPLE)
+            expected, rows = call.sampled(torch.arange(request.Lq - 1, -1, -step, device=output.device).flip(0))
+            if request.dropout:
+                output = observe_request(replace(request, dropout=0.0), Watch(keep=False))[0]
+            error, allowed = _difference(
+                request, rows, output[:, :, rows], expected[:, slice(None) if heads is None else heads]
+            )
+        if not error <= allowed:
+            raise RuntimeError(
+                f"attention at {path!r} is not what it was read as: sampled rows differ by {error:.1e} from what the"
+                f" model's own function gives, where rounding explains {allowed:.1e}"
+            )
+
+
+def _difference(request: Request, rows: Tensor, found: Tensor, expected: Tensor) -> tuple[float, float]:
+    """The largest difference of two outputs, and what rounding of scores, weights and values explains."""
+    blind = (found == 0).all(-1, keepdim=True) & expected.isnan().all(-1, keepdim=True)  # 0 here, NaN elsewhere
+    same = blind | (found.isnan() & expected.isnan())
+    error = float((found - expected).float().abs().masked_fill(same, 0).nan_to_num(nan=torch.inf).max())
+    query, key = (t.float().norm(dim=-1).amax() for t in (request.query[:, :, rows], request.key))
+    size = float(request.value.float().abs().max())
+    rounding = torch.finfo(request.query.dtype).eps
+    scores = abs(request.scale) * float(query * key)
+    return error, max(1e-5, 32 * rounding * max(1.0, scores)) * max(size, 1e-30)
+
+
+def _fitting(segments: Tensor | None, Lk: int) -> Tensor | None:
+    """Segments for Lk keys: keys beyond those that were named belong to none."""
+    if segments is None or segments.shape[-1] == Lk:
+        return segments
+    return F.pad(segments, (0, max(0, Lk - segments.shape[-1])), value=-1)[..., :Lk]
