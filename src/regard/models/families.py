@@ -9,10 +9,15 @@ from typing import Any
 from regard.models.family import Family, Head, ModelError
 
 MODULES: Mapping[str, str] = {
+    "bert": "bert",
+    "camembert": "roberta",
+    "distilbert": "distilbert",
     "llama": "llama",
     "mistral": "llama",
     "qwen2": "llama",
     "qwen3": "llama",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
     "vit": "vit",
     "deit": "vit",
     "dinov2": "vit",

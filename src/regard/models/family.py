@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 ACTIVATIONS: Mapping[str, str] = {
     "gelu": "gelu",
+    "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",

@@ -115,7 +115,20 @@ class Ignore:
     theirs: str
 
 
-Rule = Rename | Join | Tie | Ignore
+@dataclass(frozen=True)
+class Spelling:
+    """Another end of names, that some checkpoints have where the rules say the usual one; they are written as read.
+
+    Args:
+        theirs: how such a checkpoint's names end.
+        usual: how the rules have it.
+    """
+
+    theirs: str
+    usual: str
+
+
+Rule = Rename | Join | Tie | Ignore | Spelling
 
 
 @dataclass(frozen=True)
@@ -125,10 +138,12 @@ class Layout:
     Args:
         dtypes: name and dtype of every tensor, in the order of the file.
         ignored: the tensors that no parameter was made from.
+        spelled: the names that the file spells in another way than the rules, and how.
     """
 
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict[str, torch.dtype])
     ignored: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    spelled: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -156,6 +171,9 @@ def read_tensors(
     Raises:
         TensorError: tensors are missing, unknown, of another shape, or not floating-point; it lists them.
     """
+    spelled = _spelled(rules, tensors)
+    names = {theirs: usual for usual, theirs in spelled.items()}
+    tensors = {names.get(name, name): tensor for name, tensor in tensors.items()}
     entries = _entries(rules, expected)
     wrong: list[str] = []
     state: dict[str, Tensor] = {}
@@ -172,7 +190,7 @@ def read_tensors(
     wrong += _unknown(rules, rest, tensors)
     if wrong:
         raise TensorError(listed(wrong))
-    return state, Layout({name: t.dtype for name, t in tensors.items()}, rest)
+    return state, Layout({name: t.dtype for name, t in tensors.items()}, rest, spelled)
 
 
 def write_tensors(
@@ -197,7 +215,8 @@ def write_tensors(
             tensors[rule.theirs] = tensors[rule.to].clone()  # a file holds each tensor by itself
     tensors |= {name: tensor for name, tensor in layout.ignored.items() if name not in tensors}
     order = {name: i for i, name in enumerate(layout.dtypes)}
-    return dict(sorted(tensors.items(), key=lambda item: order.get(item[0], len(order))))
+    names = sorted(tensors, key=lambda name: order.get(name, len(order)))
+    return {layout.spelled.get(name, name): tensors[name] for name in names}
 
 
 def listed(items: Sequence[str], most: int = 8) -> str:
@@ -222,6 +241,18 @@ def _entries(rules: Sequence[Rule], expected: Mapping[str, Tensor]) -> list[_Ent
         else:
             raise LookupError(f"no rule names the parameter {name}")
     return entries
+
+
+def _spelled(rules: Sequence[Rule], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The usual name of every tensor that is spelled in another way, and how it is; none if the usual is there too."""
+    found: dict[str, str] = {}
+    for rule in rules:
+        if isinstance(rule, Spelling):
+            for name in tensors:
+                usual = name.removesuffix(rule.theirs) + rule.usual
+                if name.endswith(rule.theirs) and usual not in tensors:
+                    found[usual] = name
+    return found
 
 
 def _pattern(name: str) -> re.Pattern[str]:
