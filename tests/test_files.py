@@ -61,3 +61,12 @@ def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "link", fail)
     replace_directory(directory, {"mine": b"3"}, owned=("mine",))
     assert {p.name: p.read_bytes() for p in directory.iterdir()} == {"mine": b"3", "yours": b"2"}
+
+
+def test_files_in_folders(tmp_path: Path):
+    directory = tmp_path / "model"
+    replace_directory(directory, {"a": b"1", "folder/a": b"2", "folder/b": b"3"}, owned=())
+    (directory / "folder" / "yours").write_bytes(b"4")
+    replace_directory(directory, {"folder/a": b"5"}, owned=("a", "folder/a", "folder/b"))
+    found = {p.relative_to(directory).as_posix(): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+    assert found == {"folder/a": b"5", "folder/yours": b"4"}

@@ -52,8 +52,8 @@ def replace_directory(path: str | os.PathLike[str], files: Mapping[str, bytes], 
 
     Args:
         path: where to; its parents are made. A link is followed, and stays a link.
-        files: content by name.
-        owned: names that belong to what is replaced.
+        files: content by name, or by the path of a file in a folder of it.
+        owned: names, or such paths, that belong to what is replaced.
 
     Raises:
         OSError: if it cannot be written or moved; what was there before stays.
@@ -64,13 +64,15 @@ def replace_directory(path: str | os.PathLike[str], files: Mapping[str, bytes], 
     new, old = scratch / "new", scratch / "old"
 
     def ours(folder: str, names: list[str]) -> set[str]:
-        return {*owned} & {*names} if Path(folder) == place else set()
+        within = Path(folder).relative_to(place)
+        return {name for name in names if (within / name).as_posix() in owned}
 
     try:
         if place.exists():
             shutil.copytree(place, new, symlinks=True, ignore=ours, copy_function=_link_or_copy)
         new.mkdir(exist_ok=True)
         for name, content in files.items():
+            (new / name).parent.mkdir(exist_ok=True)
             write_atomically(new / name, content)
         if place.exists():
             place.rename(old)

@@ -20,28 +20,30 @@ Model = Annotated[
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
 
 
+def set_threads(threads: int | None) -> None:
+    """Compute on so many threads; all cores where there is no number."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
 def translation_pipeline(model: str, threads: int | None, beams: int | None) -> TranslationPipeline:
     """The pipeline of a translating model, on so many threads."""
-    import torch
+    from regard.pipelines import pipeline
 
-    from regard.models import ModelError
-    from regard.pipelines import TranslationPipeline, pipeline
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    settings: dict[str, Any] = {} if beams is None else {"beams": beams}
-    found = pipeline(model, **settings)
-    if not isinstance(found, TranslationPipeline):
-        raise ModelError(f"{model} does not translate: see `regard generate --help`")
-    return found
+    set_threads(threads)
+    return pipeline(model, "translate", **given(beams=beams))
 
 
 def generating(model: str, threads: int | None, settings: dict[str, Any] | None) -> GenerationPipeline:
     """The pipeline of a model that continues texts, on so many threads, with these of its settings changed."""
-    import torch
+    from regard.pipelines import pipeline
 
-    from regard.pipelines import generation_pipeline
+    set_threads(threads)
+    return pipeline(model, "generate", **(settings or {}))
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return generation_pipeline(model, **(settings or {}))
+
+def given(**settings: Any) -> dict[str, Any]:
+    """The settings that have a value."""
+    return {name: value for name, value in settings.items() if value is not None}

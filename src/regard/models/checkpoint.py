@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from regard.inputs.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+MODULES = "modules.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.ckpt", "tf_model.h5")
 BESIDE = (
     "generation_config.json",
@@ -43,7 +44,7 @@ BESIDE = (
     "target.spm",
     "spiece.model",
     "normalizer.json",
-    "modules.json",
+    MODULES,
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
 )
@@ -63,7 +64,7 @@ class Checkpoint:
         settings: the whole of config.json.
         layout: names, dtypes and ignored tensors of the file, for writing it again.
         directory: where it was read.
-        files: content of the files beside, by name (see `BESIDE`).
+        files: content of the files beside, by name (see `BESIDE`); those of a sentence encoder's folders by path.
         fields: the metadata of a GGUF file; None where it was read from a directory.
     """
 
@@ -134,7 +135,8 @@ class Checkpoint:
         files = dict(self.files) | _weight_files(tensors)
         files[CONFIG] = json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n"
         old = [path.name for path in place.glob("model-*-of-*.safetensors")] if place.is_dir() else []
-        replace_directory(place, files, owned=(CONFIG, WEIGHTS, INDEX, *BESIDE, *old))
+        folders = [*files, *_module_files(place)]
+        replace_directory(place, files, owned=(CONFIG, WEIGHTS, INDEX, *BESIDE, *old, *folders))
         return place
 
 
@@ -162,7 +164,8 @@ def read_checkpoint(directory: str | Path, *, dtype: torch.dtype | None = torch.
     """
     place = Path(directory)
     settings = json_object(_read(place / CONFIG), str(place / CONFIG))
-    files = {name: _read(place / name) for name in BESIDE if (place / name).is_file()}
+    names = [*(name for name in BESIDE if (place / name).is_file()), *_module_files(place)]
+    files = {name: _read(place / name) for name in names}
     return build(settings, _tensors(place), place, files=files, dtype=dtype)
 
 
@@ -233,6 +236,18 @@ def _materialise(model: nn.Module) -> None:
     for module in model.modules():
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             module.make_buffers()  # pyright: ignore[reportCallIssue]
+
+
+def _module_files(place: Path) -> list[str]:
+    """The files in the folders that a sentence encoder's modules.json names, such as 1_Pooling/config.json."""
+    try:
+        modules = json.loads((place / MODULES).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return []  # there are none, or whoever uses them says what is wrong
+    parts = modules if isinstance(modules, list) else []
+    folders = [part.get("path") for part in parts if isinstance(part, dict)]
+    names = [f for f in folders if isinstance(f, str) and f not in ("", ".", "..") and Path(f).name == f]
+    return [f"{f}/{name}" for f in names for name in (CONFIG, WEIGHTS) if (place / f / name).is_file()]
 
 
 def _read(path: Path) -> bytes:

@@ -2,43 +2,125 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, overload
 
 import torch
 
 from regard.models import Checkpoint, ModelError, load
-from regard.pipelines.generation import Generation, GenerationPipeline, generation_pipeline
-from regard.pipelines.translation import TextTooLong, Translation, TranslationPipeline
+from regard.pipelines.classification import Classification, ClassificationPipeline
+from regard.pipelines.embedding import Embedding, EmbeddingPipeline
+from regard.pipelines.filling import Filling, FillingPipeline
+from regard.pipelines.generation import Generation, GenerationPipeline
+from regard.pipelines.texts import RequestError, TextTooLong
+from regard.pipelines.translation import Translation, TranslationPipeline
 
 __all__ = [
+    "Classification",
+    "ClassificationPipeline",
+    "Embedding",
+    "EmbeddingPipeline",
+    "Filling",
+    "FillingPipeline",
     "Generation",
     "GenerationPipeline",
+    "Pipeline",
+    "RequestError",
+    "Task",
     "TextTooLong",
     "Translation",
     "TranslationPipeline",
-    "generation_pipeline",
     "pipeline",
 ]
 
+Task = Literal["translate", "generate", "embed", "fill", "classify"]
+CheckpointPipeline = GenerationPipeline | EmbeddingPipeline | FillingPipeline | ClassificationPipeline
+Pipeline = TranslationPipeline | CheckpointPipeline
+_OF_TASK: dict[str, type[CheckpointPipeline]] = {
+    "generate": GenerationPipeline,
+    "embed": EmbeddingPipeline,
+    "fill": FillingPipeline,
+    "classify": ClassificationPipeline,
+}
 
+
+@overload
 def pipeline(
-    source: str | Path, *, device: str | torch.device | None = None, **settings: Any
-) -> TranslationPipeline | GenerationPipeline:
+    source: str | Path, task: Literal["translate"], *, device: str | torch.device | None = None, **settings: Any
+) -> TranslationPipeline: ...
+@overload
+def pipeline(
+    source: str | Path, task: Literal["generate"], *, device: str | torch.device | None = None, **settings: Any
+) -> GenerationPipeline: ...
+@overload
+def pipeline(
+    source: str | Path, task: Literal["embed"], *, device: str | torch.device | None = None, **settings: Any
+) -> EmbeddingPipeline: ...
+@overload
+def pipeline(
+    source: str | Path, task: Literal["fill"], *, device: str | torch.device | None = None, **settings: Any
+) -> FillingPipeline: ...
+@overload
+def pipeline(
+    source: str | Path, task: Literal["classify"], *, device: str | torch.device | None = None, **settings: Any
+) -> ClassificationPipeline: ...
+@overload
+def pipeline(
+    source: str | Path, task: None = None, *, device: str | torch.device | None = None, **settings: Any
+) -> Pipeline: ...
+def pipeline(
+    source: str | Path, task: Task | None = None, *, device: str | torch.device | None = None, **settings: Any
+) -> Pipeline:
     """A pipeline with the model of this name, directory or file.
 
     Args:
         source: the name of an embedded model, a directory that `regard.models.save_model` wrote, a Hugging Face
             checkpoint's directory, a GGUF file, or a hub id; see `regard.models.resolve`.
+        task: "translate", "generate", "embed", "fill" or "classify"; what the model's head is for unless given. Any
+            encoder of text may "embed".
         device: where to compute; the CPU by default.
-        settings: for the pipeline, such as `beams`; see `TranslationPipeline` and `GenerationPipeline`.
+        settings: for the pipeline, such as `beams`; see `TranslationPipeline`, `GenerationPipeline`,
+            `EmbeddingPipeline`, `FillingPipeline` and `ClassificationPipeline`.
 
     Raises:
-        ModelError: if there is no such model, it is damaged, or there is no pipeline for its task.
+        ModelError: if there is no such model, it is damaged, or it is not for this task.
+        TokenizerError: if its tokenizer is missing or damaged.
+        RequestError: if there is no such task, or its pipeline has no such setting.
     """
+    if task is not None and task not in get_args(Task):
+        raise RequestError(f"task is {task!r}: it must be {', '.join(get_args(Task))} or None")
     found = load(source)
     if isinstance(found, Checkpoint):
-        return GenerationPipeline(found, found.tokenizer, device=device, **settings)
+        kind = _kind(found, task)
+        _check_settings(kind, settings)
+        return kind(found, found.tokenizer, device=device, **settings)
     if found.task != "translation":
         raise ModelError(f"{found.directory} is for the task {found.task!r}: there is a pipeline for translation")
+    if task not in (None, "translate"):
+        raise ModelError(f"{found.directory} is for the task {found.task!r}: it cannot {task}")
+    _check_settings(TranslationPipeline, settings)
     return TranslationPipeline(found, device=device, **settings)
+
+
+def _kind(checkpoint: Checkpoint, task: Task | None) -> type[CheckpointPipeline]:
+    """The pipeline for a task, or for the model's head."""
+    family, head = checkpoint.family, checkpoint.head
+    if family.modality != "text":
+        raise ModelError(
+            f"{checkpoint.directory} holds a {family.name}, which reads {family.modality}: it must be a model of text"
+        )
+    chosen = task or ("embed" if head == "hidden" else head)
+    if chosen not in _OF_TASK:
+        raise ModelError(f"{checkpoint.directory} has the head {head!r}: there is no pipeline to {chosen} with it")
+    return _OF_TASK[chosen]
+
+
+def _check_settings(kind: type[Pipeline], settings: Mapping[str, Any]) -> None:
+    """Refuse a setting that a pipeline has not; one that takes any checks them itself."""
+    parameters = signature(kind).parameters.values()
+    known = [p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY and p.name != "device"]
+    unknown = [name for name in settings if name not in known]
+    if unknown and not any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
+        raise RequestError(f"{kind.__name__} has no setting {unknown[0]}: it has {', '.join(known)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, overload
 
 import torch
@@ -16,12 +15,10 @@ from regard.generation import Continuation, GenerationSettings, Written, generat
 from regard.generation.batches import BATCH_TOKENS, plan
 from regard.generation.decoding import Decoder, Finish
 from regard.generation.settings import SettingsError
-from regard.inputs import word_indices, words
 from regard.inputs.tokenizer import Tokenizer
-from regard.models import Checkpoint, ModelError, load
-from regard.pipelines.translation import TextTooLong
+from regard.models import Checkpoint, ModelError
+from regard.pipelines.texts import TextTooLong, text_sequence
 from regard.relations import Relations, observe
-from regard.relations import Sequence as ElementSequence
 from regard.transformer.int8 import to_int8
 
 BATCH_PIECES = 2**14
@@ -67,7 +64,7 @@ class Generation:
 
     def report(self) -> dict[str, Any]:
         """Input, answer and relations as data."""
-        return self.relations.to_dict() | {"input": self.prompt, "answer": self.text}
+        return self.relations.to_dict() | {"input": self.prompt, "answer": self.text, "alignment": None}
 
 
 class GenerationPipeline:
@@ -228,17 +225,9 @@ class GenerationPipeline:
     def _relate(self, generation: Generation) -> Relations:
         """The relations of an answer, from one pass over the prompt and all but the last piece of the answer."""
         read = [*generation.prompt_ids, *generation.ids][: -1 if generation.ids else None]
-        text, spans = generation.whole, words(generation.whole)
+        written = [e.label for e in generation.elements[1:]] if generation.ids else []
         elements = generation.elements[: len(read)]
-        sequence = ElementSequence(
-            "text",
-            "prompt and answer",
-            tuple(elements),
-            text=text,
-            words=tuple(Element(i, text[first:stop], span=(first, stop)) for i, (first, stop) in enumerate(spans)),
-            word_of=tuple(word_indices(elements, spans)),
-            writes=tuple(e.label for e in generation.elements[1:]) if generation.ids else (),
-        )
+        sequence = text_sequence("text", "prompt and answer", generation.whole, elements, written)
         about = {"name": self.checkpoint.directory.name, "task": "generate", "description": ""}
         with (
             torch.no_grad(),
@@ -248,22 +237,6 @@ class GenerationPipeline:
         ):
             self.model.hidden(torch.tensor([read], device=self.device))
         return relations
-
-
-def generation_pipeline(
-    source: str | Path, *, device: str | torch.device | None = None, **settings: Any
-) -> GenerationPipeline:
-    """The pipeline of a model that continues texts: see `regard.models.resolve`.
-
-    Raises:
-        ModelError: there is no such model, it is damaged, or it does not continue texts.
-        TokenizerError: its tokenizer is missing or damaged.
-        SettingsError: a setting is unknown or not what it may be.
-    """
-    checkpoint = load(source)
-    if not isinstance(checkpoint, Checkpoint):
-        raise ModelError(f"{checkpoint.directory} is for the task {checkpoint.task!r}: it does not continue texts")
-    return GenerationPipeline(checkpoint, checkpoint.tokenizer, device=device, **settings)
 
 
 def _recommended(checkpoint: Checkpoint, tokenizer: Tokenizer) -> GenerationSettings:

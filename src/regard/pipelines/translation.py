@@ -14,19 +14,14 @@ from regard.attention import Watch
 from regard.elements import Element
 from regard.generation import translate_ids
 from regard.generation.batches import BATCH_TOKENS
-from regard.inputs import word_indices, words
 from regard.models import ModelError, SavedModel, Translator
+from regard.pipelines.texts import TextTooLong, name_of, text_sequence
 from regard.relations import Alignment, Relations, align, observe
-from regard.relations import Sequence as ElementSequence
 
 _LANGUAGES = {"de": "German", "en": "English", "fr": "French"}
 _CHUNK = 256  # lines held at a time by translate_lines
 _MOST_BEAMS = 100
 _TOP = 32  # weights kept a row: all of them in most sentences
-
-
-class TextTooLong(ValueError):
-    """A text has more pieces than the model has positions."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +187,7 @@ class TranslationPipeline:
         texts = [_sentence(text) for text in texts]
         for i, text in enumerate(texts):
             if not text:
-                raise ValueError(f"{_name(names, i, len(texts))} is empty: there is nothing to translate")
+                raise ValueError(f"{name_of(names, i, len(texts))} is empty: there is nothing to translate")
         ids = self.tokenizer.encode_batch(texts)
         self._check_lengths(ids, names)
         answers = translate_ids(
@@ -208,7 +203,7 @@ class TranslationPipeline:
         for i, pieces in enumerate(ids):
             if len(pieces) > limit:
                 raise TextTooLong(
-                    f"{_name(names, i, len(ids))} has {len(pieces)} pieces (its end is one): this model takes at"
+                    f"{name_of(names, i, len(ids))} has {len(pieces)} pieces (its end is one): this model takes at"
                     f" most {limit}"
                 )
 
@@ -221,8 +216,8 @@ class TranslationPipeline:
         languages = [*(self.saved.about.get("languages") or ()), "source", "target"]
         titles = [_LANGUAGES.get(str(language), str(language)) for language in languages]
         sequences = {
-            "encoder": _sequence("source", titles[0], translation.source, translation.source_elements),
-            "decoder": _sequence(
+            "encoder": text_sequence("source", titles[0], translation.source, translation.source_elements),
+            "decoder": text_sequence(
                 "target",
                 titles[1],
                 translation.text,
@@ -260,27 +255,6 @@ def _settings(saved: SavedModel, name: str, defaults: dict[str, Any]) -> dict[st
 def _sentence(text: str) -> str:
     """A text as the model reads it: broken over lines, indented or spread out, it is still the same sentence."""
     return " ".join(text.split())
-
-
-def _name(names: Sequence[str] | None, i: int, count: int) -> str:
-    if names is not None:
-        return names[i]
-    return "text" if count == 1 else f"text {i + 1} of {count}"
-
-
-def _sequence(
-    name: str, title: str, text: str, elements: Sequence[Element], writes: Sequence[str] = ()
-) -> ElementSequence:
-    spans = words(text)
-    return ElementSequence(
-        name,
-        title,
-        tuple(elements),
-        text=text,
-        words=tuple(Element(i, text[first:stop], span=(first, stop)) for i, (first, stop) in enumerate(spans)),
-        word_of=tuple(word_indices(elements, spans)),
-        writes=tuple(writes),
-    )
 
 
 def _written(text: str, elements: Sequence[Element]) -> list[str]:
