@@ -16,7 +16,10 @@ try:  # imports take a moment, and main() is not there yet to say that it was st
 
     from regard import __version__
     from regard.cli.commands.chat import chat
+    from regard.cli.commands.classify import classify
     from regard.cli.commands.doctor import doctor
+    from regard.cli.commands.embed import embed
+    from regard.cli.commands.fill import fill
     from regard.cli.commands.generate import generate
     from regard.cli.commands.models import models
     from regard.cli.commands.see import see
@@ -60,9 +63,10 @@ def main() -> None:
         from regard.generation import SettingsError
         from regard.inputs.tokenizer import TokenizerError
         from regard.models import ModelError
-        from regard.pipelines import TextTooLong
+        from regard.pipelines import RequestError, TextTooLong
 
-        if not isinstance(error, ModelError | SettingError | SettingsError | TextTooLong | TokenizerError):
+        known = ModelError | RequestError | SettingError | SettingsError | TextTooLong | TokenizerError
+        if not isinstance(error, known):
             raise
         _fail(str(error))
     except KeyboardInterrupt:
@@ -119,5 +123,5 @@ def _about(
     pass
 
 
-for _command in (see, translate, generate, chat, models, doctor):
+for _command in (see, translate, generate, chat, embed, fill, classify, models, doctor):
     app.command()(_command)

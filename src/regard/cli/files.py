@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,38 @@ def text_input(source: str, is_text: bool) -> tuple[str, str]:
     return name, content
 
 
+@dataclass(frozen=True)
+class Line:
+    """A text among several, and what messages call it."""
+
+    name: str
+    text: str
+
+
+def text_lines(sources: Sequence[str], is_text: bool) -> list[Line]:
+    """The texts that arguments stand for: a text each, or the lines of a text file or of standard input (-).
+
+    Without arguments, those of standard input.
+    """
+    found: list[Line] = []
+    for number, source in enumerate(sources or ["-"], 1):
+        if is_text or (source != "-" and not _exists(source)):
+            if not is_text and _looks_like_path(source):
+                raise InputError(f"{source}: no such file (write --text if it is the text itself)")
+            found.append(Line("the text" if len(sources) == 1 else f"text {number}", _encodable(source)))
+            continue
+        if source == "-" and sys.stdin is not None and sys.stdin.isatty():
+            print("Reading lines from the terminal; end with Ctrl-D.", file=sys.stderr)
+        if source != "-":
+            _refuse_other_kinds(Path(source), "this command reads text")
+        where = "" if source == "-" else f"{source}, "
+        content = lines(decode(*read(source)))
+        found += [Line(f"{where}line {i}", line.removesuffix("\r")) for i, line in enumerate(content, 1)]
+    if not found:
+        raise InputError("the input is empty; there is nothing to read")
+    return found
+
+
 def _exists(source: str) -> bool:
     try:
         return source != "" and Path(source).exists()
@@ -53,12 +86,12 @@ def _looks_like_path(source: str) -> bool:
     return bool(suffix and suffix.group() in known) or ("/" in source and " " not in source)
 
 
-def _refuse_other_kinds(path: Path) -> None:
+def _refuse_other_kinds(path: Path, reader: str = "the embedded model reads text") -> None:
     if path.is_dir():
         raise InputError(f"{path} is a directory; INPUT may be a text or a text file")
     for kind, suffixes in OTHER_SUFFIXES.items():
         if path.suffix.lower() in suffixes:
-            raise InputError(f"{path} looks like {kind}; the embedded model reads text")
+            raise InputError(f"{path} looks like {kind}; {reader}")
 
 
 def _slug(text: str) -> str:
