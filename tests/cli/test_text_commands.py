@@ -1,19 +1,16 @@
 """`regard embed`, `regard fill` and `regard classify` as commands: output, files, one-line errors."""
 
-import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from regard.cli import main
 from regard.pipelines import pipeline
+from tests.cli.conftest import Regard
 from tests.models.small_bert import TEXTS, as_sentence_encoder, small_bert
 
 
@@ -33,36 +30,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "lines.txt"
     path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
     return path
-
-
-@dataclass(frozen=True)
-class Result:
-    returncode: int
-    stdout: bytes
-    stderr: bytes
-
-
-Regard = Callable[..., Result]
-
-
-@pytest.fixture
-def regard(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Iterator[Regard]:
-    """The command in this process, which has imported everything already."""
-
-    def run(*args: str | Path, stdin: bytes = b"") -> Result:
-        monkeypatch.setattr(sys, "argv", ["regard", *map(str, args)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capfdbinary.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as exit:
-            code = exit.code
-        return Result(code, *capfdbinary.readouterr())
-
-    threads = torch.get_num_threads()
-    yield run
-    torch.set_num_threads(threads)
 
 
 def objects(data: bytes) -> list[dict]:

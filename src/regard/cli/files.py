@@ -28,10 +28,10 @@ def text_input(source: str, is_text: bool) -> tuple[str, str]:
     """A name for the output, and the text that INPUT stands for."""
     path = Path(source)
     if source == "-" and not is_text:
-        name, content = "stdin", decode(*read("-"))
+        name, content = "stdin", without_line_end(decode(*read("-")))
     elif not is_text and _exists(source):
         _refuse_other_kinds(path)
-        name, content = path.stem, decode(*read(source))
+        name, content = path.stem, without_line_end(decode(*read(source)))
     else:
         if not is_text and _looks_like_path(source):
             raise InputError(f"{source}: no such file (write --text if it is the text itself)")
@@ -131,6 +131,11 @@ def _encodable(text: str) -> str:
     except UnicodeEncodeError:
         raise InputError("INPUT is not UTF-8") from None
     return text
+
+
+def without_line_end(text: str) -> str:
+    """A text without its last line end: `echo` and editors put one there that is no part of the text."""
+    return text.removesuffix("\n").removesuffix("\r")
 
 
 def lines(text: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regard.cli.files import InputError, decode, lines, progress, read, write_now
+from regard.cli.files import InputError, decode, lines, progress, read, without_line_end, write_now
 from regard.cli.options import Threads, generating
 from regard.cli.sampling_options import with_settings
 
@@ -66,8 +66,7 @@ def generate(
 
 def _text(prompt: str) -> str:
     if prompt == "-":
-        text = decode(*read("-"))
-        return text[:-1] if text.endswith("\n") else text  # the line end of `echo`, which is no part of the prompt
+        return without_line_end(decode(*read("-")))
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError:

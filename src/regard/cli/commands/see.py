@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from regard.cli.files import text_input
-from regard.cli.options import DEFAULT_MODEL, Model, Threads, translation_pipeline
+from regard.cli.options import DEFAULT_MODEL, Model, Threads, given, set_threads
 
 
 def see(
@@ -25,27 +25,34 @@ def see(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that regard did not write.")] = False,
     beams: Annotated[int | None, typer.Option(min=1, help="Beam size; the model's own unless given.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Pieces that a continuation may have; what the model recommends, or 256.")
+    ] = None,
     threads: Threads = None,
 ) -> None:
     """Answer an input, and show what each part of the model attended to.
 
     Prints the answer, which word was read from which, and what every head does; and writes one HTML file that opens
-    offline, by default regard-NAME.html in this directory.
+    offline, by default regard-NAME.html in this directory. A translator translates a text, a decoder continues it, an
+    encoder classifies it, fills its gaps, or only reads it.
 
     Examples:
 
     - `regard see "A man in a blue shirt is standing on a ladder cleaning a window."`
     - `regard see caption.txt -o caption.html`
+    - `regard see -m all-MiniLM-L6-v2/ "Two dogs play in the snow."`
+    - `regard see -m model.gguf --max-new-tokens 20 "The sun was low, and"`
     - `echo "Two dogs play in the snow." | regard see - --json > seen.json`
     """
+    from regard.pipelines.seeing import see_text
     from regard.view.html import check_path, write
 
     name, content = text_input(source, text)
     page = output if output is not None else None if as_json else Path(f"regard-{name}.html")
     if page is not None:
         check_path(page, force=force)  # before the work
-    translation = translation_pipeline(model, threads, beams)(content)
-    report = translation.report()
+    set_threads(threads)
+    report = see_text(model, content, **given(beams=beams, max_new_tokens=max_new_tokens))
     if page is not None:
         page = write(report, page, force=force)
     if as_json:
