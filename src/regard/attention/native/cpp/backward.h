@@ -5,12 +5,17 @@
 // happens while Pᵀ and dSᵀ of one panel and one tile are in the first cache.
 #pragma once
 
+#include <vector>
+
 #include "parallel.h"
 #include "scores.h"
 
 namespace REGARD_ISA {
 
 constexpr int BLOCK = 192 / PANEL;  // panels of one block, which share each tile of keys and its gradients
+
+// Vectors of the tiles whose lanes are columns: 6 × 4 takes as many sums as 8 × 3, and fits heads of 64 and 128.
+constexpr int ACROSS = L == 16 ? 4 : TILE_VECTORS;
 
 // A panel's part of a block.
 struct Part {
@@ -21,18 +26,41 @@ struct Part {
   float lse[PANEL], delta[PANEL];
 };
 
+// The gradients of one head's keys and values, as far as summed: keys lo … hi - 1 hold numbers, the others are zero and
+// not written yet.
+struct HeadSums {
+  float *key, *value;  // (Lk, ldq), (Lk, ldv)
+  int64_t ldq, ldv;
+  int64_t lo = 0, hi = 0;
+
+  // Keys from … to - 1 are about to be added to.
+  void cover(int64_t from, int64_t to) {
+    if (lo == hi) lo = hi = from;
+    if (from < lo) clear(from, lo), lo = from;
+    if (to > hi) clear(hi, to), hi = to;
+  }
+
+ private:
+  void clear(int64_t from, int64_t to) const {
+    memset(key + from * ldq, 0, static_cast<size_t>((to - from) * ldq) * 4);
+    memset(value + from * ldv, 0, static_cast<size_t>((to - from) * ldv) * 4);
+  }
+};
+
 class Differentiator {
  public:
   Differentiator(const Call& call, const Gradients& gradients) : call_(call), to_(gradients) {
     ldq_ = rounded_up(call.D, L), ldv_ = rounded_up(call.Dv, L);
     streams_ = streamed(gradients.query, call.dtype, call.B * call.Hq * call.Lq * call.D);
+    streams_key_ = call.D % L == 0 && streamed(gradients.key, call.dtype, call.B * call.Hkv * call.Lk * call.D);
+    streams_value_ = call.Dv % L == 0 && streamed(gradients.value, call.dtype, call.B * call.Hkv * call.Lk * call.Dv);
   }
 
   // Floats of memory: for a block, and for the gradients of one head's keys and values.
   int64_t room() const {
     const int64_t tile = (KEYS + TILE_ROWS) * PANEL;
-    return BLOCK * (2 * call_.D + call_.Dv) * PANEL + 3 * tile + (BLOCK * PANEL) * (ldq_ + 2 * ldv_) +
-           KEYS * PANEL + L * larger(ldq_, ldv_);
+    return BLOCK * (2 * call_.D + call_.Dv) * PANEL + 3 * tile + BLOCK * PANEL * (ldq_ + ldv_) + ldv_ + KEYS * PANEL +
+           L * larger(ldq_, ldv_);
   }
   int64_t head_room() const { return call_.Lk * (ldq_ + ldv_); }
 
@@ -45,33 +73,46 @@ class Differentiator {
     }
     p_ = memory, ds_ = p_ + tile, slope_ = ds_ + tile;
     query_rows_ = slope_ + tile, grad_rows_ = query_rows_ + BLOCK * PANEL * ldq_;
-    output_rows_ = grad_rows_ + BLOCK * PANEL * ldv_;
-    addend_ = output_rows_ + BLOCK * PANEL * ldv_, room_ = addend_ + KEYS * PANEL;
+    output_row_ = grad_rows_ + BLOCK * PANEL * ldv_;
+    addend_ = output_row_ + ldv_, room_ = addend_ + KEYS * PANEL;
   }
 
-  // One block of one query head, its share of dK and dV added to `grad_key` (Lk, ldq) and `grad_value` (Lk, ldv).
-  void block(const Panels& panels, int64_t from, int64_t b, int64_t head, const Matrix& key, const Matrix& value,
-             float* grad_key, float* grad_value) {
-    count_ = smaller(BLOCK, panels.count - from);
+  // A block of a query head, by the number of its first panel.
+  struct Place {
+    int64_t from, b, head;
+  };
+
+  // One block, its share of dK and dV added to `sums`. The rows of `next` are fetched meanwhile.
+  void block(const Panels& panels, const Place& place, const Place* next, const Matrix& key, const Matrix& value,
+             HeadSums& sums) {
+    count_ = smaller(BLOCK, panels.count - place.from);
     int64_t lo = call_.Lk, hi = 0, rows = 0;
     for (int64_t i = 0; i < count_; ++i) {
       Part& part = parts_[i];
-      part.panel.b = b, part.panel.head = head, part.offset = rows;
-      panels.place(from + i, call_.Lq, part.panel);
+      part.panel.b = place.b, part.panel.head = place.head, part.offset = rows;
+      panels.place(place.from + i, call_.Lq, part.panel);
       begin(part);
       rows += part.panel.width();
       if (part.panel.hi > part.panel.lo) lo = smaller(lo, part.panel.lo), hi = larger(hi, part.panel.hi);
     }
+    int64_t row = 0, end = 0, step = 0;  // of `next`, how many at a time
+    if (next && hi > lo) {
+      row = next->from * TILE_VECTORS * L, end = smaller(row + BLOCK * PANEL, call_.Lq);
+      step = (end - row) / ((hi - lo + KEYS - 1) / KEYS * count_) + 1;
+    }
     for (int64_t j0 = lo; j0 < hi; j0 += KEYS) {
       const int64_t j1 = smaller(j0 + KEYS, hi);
-      for (int64_t i = 0; i < count_; ++i) {
+      fetch_keys(key, value, j1, smaller(j1 + KEYS, hi));
+      sums.cover(j0, j1);
+      for (int64_t i = 0; i < count_; ++i, row += step) {
         Part& part = parts_[i];
+        if (row < end) fetch_rows(*next, row, smaller(row + step, end));
         const int64_t from = larger(j0, part.panel.lo), to = smaller(j1, part.panel.hi);
         if (from >= to) continue;
         by_vectors(part.panel.vectors, [&](auto n) { tile<decltype(n)::value>(part, key, value, from, to); });
         const int64_t width = part.panel.width();
-        accumulate(p_, width, to - from, grad_rows_ + part.offset * ldv_, ldv_, grad_value + from * ldv_);
-        accumulate(ds_, width, to - from, query_rows_ + part.offset * ldq_, ldq_, grad_key + from * ldq_);
+        accumulate(p_, width, to - from, grad_rows_ + part.offset * ldv_, ldv_, sums.value + from * ldv_);
+        accumulate(ds_, width, to - from, query_rows_ + part.offset * ldq_, ldq_, sums.key + from * ldq_);
       }
     }
     float scale[PANEL];
@@ -80,29 +121,65 @@ class Differentiator {
       write_turned(to_.query, call_.dtype, parts_[i].panel, parts_[i].grad_query, call_.D, scale, room_, streams_);
   }
 
-  // The gradients of one head's keys and values, complete.
-  void write_head(int64_t b, int64_t h, float* grad_key, const float* grad_value) const {
+  // The gradients of one head's keys and values, complete: the sum of `count` parts.
+  void write_head(int64_t b, int64_t h, const HeadSums* parts, int64_t count, float* room) const {
     const float scale = static_cast<float>(call_.scale);
-    for (int64_t i = 0; i < call_.Lk * ldq_; ++i) grad_key[i] *= scale;
     for (int64_t j = 0; j < call_.Lk; ++j) {
-      write_numbers(row_to(to_.key, call_.dtype, b, h, j), grad_key + j * ldq_, call_.dtype, to_.key.column, call_.D);
-      write_numbers(row_to(to_.value, call_.dtype, b, h, j), grad_value + j * ldv_, call_.dtype, to_.value.column,
-                    call_.Dv);
+      sum_row(parts, count, &HeadSums::key, j, ldq_, scale, room);
+      write_row(to_.key, b, h, j, room, call_.D, streams_key_);
+      sum_row(parts, count, &HeadSums::value, j, ldv_, 1.0f, room);
+      write_row(to_.value, b, h, j, room, call_.Dv, streams_value_);
     }
   }
 
-  int64_t key_ld() const { return ldq_; }
+  HeadSums sums(float* memory) const { return {memory, memory + call_.Lk * ldq_, ldq_, ldv_}; }
+  int64_t row_room() const { return larger(ldq_, ldv_); }
 
  private:
+  static void sum_row(const HeadSums* parts, int64_t count, float* HeadSums::*which, int64_t j, int64_t ld,
+                      float scale, float* to) {
+    for (int64_t c = 0; c < ld; c += L) {
+      V sum = V{};
+      for (int64_t i = 0; i < count; ++i)
+        if (j >= parts[i].lo && j < parts[i].hi) sum += load(parts[i].*which + j * ld + c);
+      store(to + c, sum * scale);
+    }
+  }
+
+  void write_row(const Tensor4& t, int64_t b, int64_t h, int64_t j, const float* from, int64_t columns,
+                 bool streams) const {
+    char* to = row_to(t, call_.dtype, b, h, j);
+    if (!streams) return write_numbers(to, from, call_.dtype, t.column, columns);
+    for (int64_t c = 0; c < columns; c += L) stream(reinterpret_cast<float*>(to) + c, load(from + c));
+  }
+
+  // What the next tile and the next block read is brought into the second cache.
+  static void fetch_row(const char* row, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 2);
+  }
+  void fetch_keys(const Matrix& key, const Matrix& value, int64_t from, int64_t to) const {
+    for (int64_t j = from; j < to; ++j) {
+      fetch_row(reinterpret_cast<const char*>(key.row(j)), call_.D * 4);
+      fetch_row(reinterpret_cast<const char*>(value.row(j)), call_.Dv * 4);
+    }
+  }
+  void fetch_rows(const Place& place, int64_t from, int64_t to) const {
+    const int64_t size = size_of(call_.dtype);
+    for (int64_t row = from; row < to; ++row) {
+      fetch_row(row_at(call_.query, call_.dtype, place.b, place.head, row), call_.D * size);
+      fetch_row(row_at(to_.grad_output, call_.dtype, place.b, place.head, row), call_.Dv * size);
+      fetch_row(row_at(call_.output, call_.dtype, place.b, place.head, row), call_.Dv * size);
+    }
+  }
+
   // Reads a panel's queries and gradients. Rows that see nothing count as zero: they may hold NaN.
   void begin(Part& part) {
     Panel& panel = part.panel;
     look(call_, panel);
     float* query = query_rows_ + part.offset * ldq_;
     float* grad = grad_rows_ + part.offset * ldv_;
-    float* output = output_rows_ + part.offset * ldv_;
     const int64_t width = panel.width();
-    for (int64_t i = 0; i < width; ++i, query += ldq_, grad += ldv_, output += ldv_) {
+    for (int64_t i = 0; i < width; ++i, query += ldq_, grad += ldv_) {
       const int64_t row = panel.row + i;
       const bool sees = i < panel.rows && panel.stop[i] > panel.first[i];
       const float lse =
@@ -115,9 +192,9 @@ class Differentiator {
       }
       read_rows(query, ldq_, call_.query, call_.dtype, panel.b, panel.head, row, 1, call_.D);
       read_rows(grad, ldv_, to_.grad_output, call_.dtype, panel.b, panel.head, row, 1, call_.Dv);
-      read_rows(output, ldv_, call_.output, call_.dtype, panel.b, panel.head, row, 1, call_.Dv);
+      read_rows(output_row_, ldv_, call_.output, call_.dtype, panel.b, panel.head, row, 1, call_.Dv);
       V sum = V{};
-      for (int64_t c = 0; c < ldv_; c += L) sum += load(grad + c) * load(output + c);
+      for (int64_t c = 0; c < ldv_; c += L) sum += load(grad + c) * load(output_row_ + c);
       part.delta[i] = sum_of(sum);
     }
     for (int64_t v = 0; v < panel.vectors; ++v) {
@@ -154,7 +231,8 @@ class Differentiator {
 
   // Not inlined: in a function of its own the compiler has registers for all pointers of the loop.
   template <int N>
-  __attribute__((noinline)) void differentiate(const Part& part, const Matrix& value, int64_t from, int64_t to, const float* p, float* ds) {
+  __attribute__((noinline)) void differentiate(const Part& part, const Matrix& value, int64_t from, int64_t to,
+                                               const float* p, float* ds) {
     constexpr int M = TILE_ROWS, W = N * L;
     for (int64_t j = from; j < to; j += M, p += M * W, ds += M * W) {
       const float* rows[M];
@@ -188,12 +266,16 @@ class Differentiator {
 
   // to (n_keys, ld) += a (n_keys, width) · rows (width, ld).
   static void accumulate(const float* a, int64_t width, int64_t n_keys, const float* rows, int64_t ld, float* to) {
-    int64_t vectors = ld / L, column = 0;
-    while (vectors > 0) {
-      const int64_t some = vectors == 4 || vectors == 2 ? 2 : smaller(TILE_VECTORS, vectors);
-      by_vectors(static_cast<int>(some), [&](auto n) {
+    constexpr int64_t most = ACROSS;
+    for (int64_t vectors = ld / L, column = 0; vectors > 0;) {
+      const int64_t pieces = (vectors + most - 1) / most, some = (vectors + pieces - 1) / pieces;
+      const auto add = [&](auto n) {
         accumulate_columns<decltype(n)::value>(a, width, n_keys, rows + column, ld, to + column);
-      });
+      };
+      if (some == 1) add(std::integral_constant<int, 1>{});
+      else if (some == 2) add(std::integral_constant<int, 2>{});
+      else if (some == 3) add(std::integral_constant<int, smaller(3, most)>{});
+      else add(std::integral_constant<int, ACROSS>{});
       vectors -= some, column += some * L;
     }
   }
@@ -201,31 +283,39 @@ class Differentiator {
   template <int N>
   static void accumulate_columns(const float* a, int64_t width, int64_t n_keys, const float* rows, int64_t ld,
                                  float* to) {
-    in_tiles(n_keys, [&](auto size, int64_t j) {
-      constexpr int M = decltype(size)::value;
-      const float* from[M];
-#pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) from[m] = a + (j + m) * width;
-      Tile<M, N> tile;
-      tile.clear();
-      multiply_rows(tile, from, rows, ld, width);
-#pragma GCC unroll 8
-      for (int m = 0; m < M; ++m)
-#pragma GCC unroll 4
-        for (int n = 0; n < N; ++n) {
-          float* at = to + (j + m) * ld + n * L;
-          store(at, load(at) + tile.at[m][n]);
-        }
+    constexpr int M = N > TILE_VECTORS ? TILE_ROWS * TILE_VECTORS / N : TILE_ROWS;
+    int64_t j = 0;
+    for (; j + M <= n_keys; j += M) accumulate_tile<M, N>(a + j * width, width, rows, ld, to + j * ld);
+    in_tiles(n_keys - j, [&](auto size, int64_t m) {
+      constexpr int R = smaller(decltype(size)::value, M);
+      accumulate_tile<R, N>(a + (j + m) * width, width, rows, ld, to + (j + m) * ld);
     });
+  }
+
+  template <int M, int N>
+  static void accumulate_tile(const float* a, int64_t width, const float* rows, int64_t ld, float* to) {
+    const float* from[M];
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) from[m] = a + m * width;
+    Tile<M, N> tile;
+    tile.clear();
+    multiply_rows(tile, from, rows, ld, width);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) {
+        float* at = to + m * ld + n * L;
+        store(at, load(at) + tile.at[m][n]);
+      }
   }
 
   const Call& call_;
   const Gradients& to_;
   int64_t ldq_, ldv_, count_ = 0;
-  bool streams_;
+  bool streams_, streams_key_, streams_value_;
   Part parts_[BLOCK];
   float *p_, *ds_, *slope_;  // of one panel and tile: (KEYS + TILE_ROWS, width)
-  float *query_rows_, *grad_rows_, *output_rows_, *addend_, *room_;
+  float *query_rows_, *grad_rows_, *output_row_, *addend_, *room_;
 };
 
 struct BackwardWorker {
@@ -234,11 +324,12 @@ struct BackwardWorker {
 };
 
 // How many parts the blocks of one key/value head are divided into, each with gradients of its own for keys and values:
-// enough to keep many threads busy, as far as they take no more than 64 MiB. Depends on the call's sizes alone.
+// enough to keep many threads busy, as far as they take no more than 64 MiB, and a part has rows enough to be worth the
+// addition at the end. Depends on the call's sizes alone.
 inline int64_t chunks_of(const Call& call, const Gradients& gradients, int64_t units, int64_t head_room) {
   if (gradients.distance_bias) return 1;
-  const int64_t heads = call.B * call.Hkv, wanted = (16 + heads - 1) / heads;
-  const int64_t affordable = (64 << 20) / (4 * heads * head_room);
+  const int64_t heads = call.B * call.Hkv, busy = smaller(16, call.Lq * (call.Hq / call.Hkv) / 64);
+  const int64_t wanted = (busy + heads - 1) / heads, affordable = (64 << 20) / (4 * heads * head_room);
   return larger(1, smaller(units, smaller(wanted, affordable)));
 }
 
@@ -247,34 +338,38 @@ inline void backward(const Call& call, const Gradients& gradients, const uint8_t
   const Heads heads(call, seen);
   const int64_t G = call.Hq / call.Hkv, units = (panels.count + BLOCK - 1) / BLOCK * G;
   const Differentiator sizes(call, gradients);
-  const int64_t head_room = sizes.head_room(), key_room = call.Lk * sizes.key_ld();
-  const int64_t chunks = chunks_of(call, gradients, units, head_room);
+  const int64_t head_room = sizes.head_room(), chunks = chunks_of(call, gradients, units, head_room);
   Scratch partial;
   float* all = chunks > 1 ? partial.floats(call.B * call.Hkv * chunks * head_room) : nullptr;
+  std::vector<HeadSums> parts(static_cast<size_t>(all ? call.B * call.Hkv * chunks : 0));
   share<BackwardWorker>(
       call.threads, call.B * call.Hkv * chunks, [] { return BackwardWorker(); },
       [&](BackwardWorker& worker, int64_t item) {
         const int64_t index = item / chunks, chunk = chunks - 1 - item % chunks;
-        const int64_t b = index / call.Hkv, hkv = index % call.Hkv;
+        const int64_t b = index / call.Hkv, hkv = index % call.Hkv, part = index * chunks + chunk;
         Matrix key, value;
         heads.get(b, hkv, worker.heads.floats(heads.room()), worker.held, key, value);
-        float* grad_key =
-            all ? all + (index * chunks + chunk) * head_room : worker.gradients.floats(head_room);
-        memset(grad_key, 0, static_cast<size_t>(head_room) * 4);
         Differentiator work(call, gradients);
+        HeadSums sums = work.sums(all ? all + part * head_room : worker.gradients.floats(head_room));
         work.use(worker.memory.floats(work.room()));
-        for (int64_t unit = units * chunk / chunks; unit < units * (chunk + 1) / chunks; ++unit)
-          work.block(panels, unit / G * BLOCK, b, hkv * G + unit % G, key, value, grad_key, grad_key + key_room);
-        if (!all) work.write_head(b, hkv, grad_key, grad_key + key_room);
+        const auto place = [&](int64_t unit) {
+          return Differentiator::Place{unit / G * BLOCK, b, hkv * G + unit % G};
+        };
+        // The last rows come first: under a causal mask they see most keys.
+        const int64_t first = units * chunk / chunks;
+        for (int64_t unit = units * (chunk + 1) / chunks - 1; unit >= first; --unit) {
+          const Differentiator::Place next = place(larger(unit - 1, first));
+          work.block(panels, place(unit), unit > first ? &next : nullptr, key, value, sums);
+        }
+        if (all) parts[static_cast<size_t>(part)] = sums;
+        else work.write_head(b, hkv, &sums, 1, worker.memory.floats(0));
       });
   if (!all) return;
   share<BackwardWorker>(
       call.threads, call.B * call.Hkv, [] { return BackwardWorker(); },
-      [&](BackwardWorker&, int64_t index) {
-        float* sum = all + index * chunks * head_room;
-        for (int64_t chunk = 1; chunk < chunks; ++chunk)
-          for (int64_t i = 0; i < head_room; ++i) sum[i] += sum[chunk * head_room + i];
-        sizes.write_head(index / call.Hkv, index % call.Hkv, sum, sum + key_room);
+      [&](BackwardWorker& worker, int64_t index) {
+        sizes.write_head(index / call.Hkv, index % call.Hkv, &parts[static_cast<size_t>(index * chunks)], chunks,
+                         worker.memory.floats(sizes.row_room()));
       });
 }
 

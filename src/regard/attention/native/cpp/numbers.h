@@ -96,7 +96,7 @@ inline void write_numbers(char* to, const float* from, int64_t type, int64_t str
 }
 
 INLINE int64_t rounded_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+INLINE constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 }  // namespace REGARD_ISA
