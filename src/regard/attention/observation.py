@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.utils._pytree as pytree
@@ -67,6 +67,22 @@ class Watch:
             raise ValueError("key has no elements; there is nothing to observe")
 
 
+class Answers(Protocol):
+    """A backend's own way to answer questions about a call that it served, without strips of its matrix."""
+
+    def refuses(self, request: Request, *given: Tensor) -> str | None:
+        """Why it cannot answer about `request`, asked with the tensors `given`; strips do it then."""
+        ...
+
+    def pull(self, v: Tensor) -> Tensor:
+        """`Observation.pull` of columns in float32."""
+        ...
+
+    def push(self, r: Tensor, grad_output: Tensor | None = None) -> Tensor:
+        """`Observation.push` of columns in float32, or `push_weighted`."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Observation:
     """What one call saw, exactly: detached float32 tensors, None where `Watch` did not ask.
@@ -89,6 +105,7 @@ class Observation:
     segment_mass: Tensor | None = None  # (B, Hq, R, S)
     rows: Tensor | None = None  # (R,) the rows watched; None: all
     kept: Request | None = None
+    answers: Answers | None = None  # of the backend that served the call; without them, strips answer
 
     @strips.in_full_precision
     def weights(self, rows: Tensor | range | slice | None = None, heads: Tensor | list[int] | None = None) -> Tensor:
@@ -114,6 +131,9 @@ class Observation:
         """P v: each row's weighted mean of v. From (B|1, Hq|1, Lk) to (B, Hq, Lq), or with columns (…, d)."""
         request = self._request("pull")
         columns = self._columns("v", v, request, request.Lk)  # (B|1, Hq|1, Lk, d)
+        if self.answers is not None and self.answers.refuses(request, columns) is None:
+            out = self.answers.pull(columns)
+            return out if v.dim() == 4 else out[..., 0]
         out = columns.new_zeros(request.B, request.Hq, request.Lq, columns.shape[-1])
         for strip, w in self._strips(request):
             part = strips.entries(columns, strip.batch)[:, :, strip.keys.start : strip.keys.stop]
@@ -125,6 +145,9 @@ class Observation:
         """rᵀ P: what the keys get when row i gives r_i. From (B|1, Hq|1, Lq) to (B, Hq, Lk), or with columns (…, d)."""
         request = self._request("push")
         columns = self._columns("r", r, request, request.Lq)  # (B|1, Hq|1, Lq, d)
+        if self.answers is not None and self.answers.refuses(request, columns) is None:
+            out = self.answers.push(columns)
+            return out if r.dim() == 4 else out[..., 0]
         out = columns.new_zeros(request.B, request.Hq, request.Lk, columns.shape[-1])
         for strip, w in self._strips(request):
             part = strips.entries(columns, strip.batch)[:, :, strip.at]
@@ -147,11 +170,15 @@ class Observation:
         if grad_output.shape != shape:
             raise ValueError(f"grad_output has shape {tuple(grad_output.shape)}; this call's output has {shape}")
         columns = self._columns("r", r, request, request.Lq)
+        grad_output = grad_output.to(request.compute_dtype)
+        if self.answers is not None and self.answers.refuses(request, columns, grad_output) is None:
+            out = self.answers.push(columns, grad_output)
+            return out if r.dim() == 4 else out[..., 0]
         out = columns.new_zeros(request.B, request.Hq, request.Lk, columns.shape[-1])
         value = strips.prepared(request)[0].value
         for strip, w in self._strips(request):
             keys = slice(strip.keys.start, strip.keys.stop)
-            grad = grad_output[strip.batch, :, strip.at].to(w.dtype)
+            grad = grad_output[strip.batch, :, strip.at]
             gain = strips.products(grad, value[strip.batch, :, keys].to(w.dtype))  # G, (b, Hq, r, n)
             part = strips.entries(columns, strip.batch)[:, :, strip.at]
             out[strip.batch, :, keys] += (gain * w).clamp(min=0).transpose(-1, -2) @ part.to(w.dtype)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from regard.attention import fused
-from regard.attention.native import compiled, library, operator
-from regard.attention.native.lowering import DTYPES, Lowered, has_form, lowered
+from regard.attention.native import compiled, operator
+from regard.attention.native.lowering import Lowered, lowered
+from regard.attention.native.questions import Answers
+from regard.attention.native.refusal import refuses as refuses
 from regard.attention.observation import Observation, Watch, kept
 from regard.attention.request import Request
 
@@ -47,7 +48,11 @@ def attend_observed(request: Request, watch: Watch) -> tuple[Tensor, Observation
         seen = dict(zip(operator.SEEN, fields, strict=True))
     else:
         output, logsumexp, seen = operator.forward_observed(call, *asked)
-    return output, Observation(logsumexp=logsumexp, kept=kept(request) if watch.keep else None, **seen)
+    if not watch.keep:
+        return output, Observation(logsumexp=logsumexp, **seen)
+    what = kept(request)
+    answers = None if torch.compiler.is_compiling() else Answers(what, logsumexp)
+    return output, Observation(logsumexp=logsumexp, kept=what, answers=answers, **seen)
 
 
 def _compiled(
@@ -75,31 +80,6 @@ def _compiled(
     return output, logsumexp, {name: field if wanted.get(name, True) else None for name, field in named}
 
 
-def refuses(request: Request) -> str | None:
-    """Why the kernel cannot serve a call."""
-    query, bias = request.query, request.bias
-    missing = library.why_missing()
-    if missing is not None:
-        return f"backend is not there: {missing}"
-    if query.device.type != "cpu":
-        return f"query is on {query.device}; the native kernel computes on the CPU"
-    if query.dtype not in DTYPES:
-        return f"query has dtype {query.dtype}; it may be float32, bfloat16 or float16"
-    if request.dropout:
-        return f"dropout is {request.dropout}; the native kernel has none"
-    if isinstance(bias, Tensor) and bias.dtype not in DTYPES:
-        return f"bias has dtype {bias.dtype}; it may be float32, bfloat16 or float16"
-    if isinstance(bias, Tensor) and request.bias_needs_grad():
-        return "bias needs a gradient; the native kernel gives none to a matrix"
-    if 0 in query.shape or 0 in request.value.shape:
-        return f"query has shape {tuple(query.shape)} and value {tuple(request.value.shape)}; there is nothing to do"
-    if not has_form(request):
-        return "mask is no intervals of keys, and too large to be written out"
-    if _transformed(request):
-        return "query, key or value is no plain tensor: a transformation such as vmap or forward differentiation is on"
-    return None
-
-
 def prefers(request: Request, observed: bool) -> bool:
     """Whether the kernel is not slower than PyTorch's for a call.
 
@@ -116,12 +96,3 @@ def prefers(request: Request, observed: bool) -> bool:
 def _needs_gradient(call: Lowered) -> bool:
     tensors = (call.query, call.key, call.value, call.distance, call.sink)
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-
-
-def _transformed(request: Request) -> bool:
-    if torch.compiler.is_compiling():
-        return False
-    plain = (Tensor, torch.nn.Parameter)
-    if any(type(tensor) not in plain for tensor in (request.query, request.key, request.value)):
-        return True
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0  # pyright: ignore

@@ -1,6 +1,6 @@
 """A checked call as the native kernel takes it: plain numbers, pointers and strides, packed field by field.
 
-`Call`, `Seen` and `Gradients` in cpp/call.h are the other side of what is packed here.
+`Call`, `Seen`, `Gradients` and `Push` in cpp/call.h are the other side of what is packed here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ LARGEST_MATRIX = 64 * 2**20
 _CALL = struct.Struct("=9q 20q 2d 6q 2q 11q 3q 2q")
 _SEEN = struct.Struct("=14q")
 _GRADIENTS = struct.Struct("=22q")
+_PUSH = struct.Struct("=12q")
 _NO_TENSOR = (0, 0, 0, 0, 0)
 
 
@@ -196,3 +197,8 @@ def packed_gradients(grad_output: Tensor, gradients: tuple[Tensor, Tensor, Tenso
     width = 0 if distance is None else distance.shape[-1]
     tensors = [number for tensor in (grad_output, *gradients) for number in _tensor(tensor)]
     return _GRADIENTS.pack(*tensors, _pointer(distance), width)
+
+
+def packed_push(r: Tensor, grad_output: Tensor | None, out: Tensor) -> bytes:
+    """`Push`: r (B, Hq, Lq, d) and the gradient of the output (B, Hq, Lq, Dv), read, and (B, Hq, Lk, d), written."""
+    return _PUSH.pack(*_tensor(r), *_tensor(grad_output), r.shape[3], out.data_ptr())

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from regard.attention.native import library
-from regard.attention.native.lowering import Lowered, packed_call, packed_gradients, packed_seen
+from regard.attention.native.lowering import Lowered, packed_call, packed_gradients, packed_push, packed_seen
 
 SEEN = (
     "max_weight",
@@ -94,6 +94,15 @@ def backward(
         weight = torch.exp(call.sink[:, None] - logsumexp)  # (B, Hq, Lq), which went nowhere
         sink = -(weight * (grad_output.float() * output.float()).sum(-1)).sum((0, 2))
     return (*gradients, None if distance is None else distance.sum(0), sink)
+
+
+def push(call: Lowered, logsumexp: Tensor, r: Tensor, grad_output: Tensor | None) -> Tensor:
+    """rᵀ P, or with grad_output rᵀ (G ⊙ P)₊, (B, Hq, Lk, d) of r (B, Hq, Lq, d), all of them float32."""
+    B, Hq = logsumexp.shape[:2]
+    out = torch.empty(B, Hq, call.key.shape[2], r.shape[3], dtype=torch.float32)
+    packed = packed_call(call, call.query, logsumexp, torch.get_num_threads())
+    _succeed(_library().regard_push(packed, packed_push(r, grad_output, out)))
+    return out
 
 
 def _output(call: Lowered) -> Tensor:

@@ -17,6 +17,95 @@ constexpr int BLOCK = 192 / PANEL;  // panels of one block, which share each til
 // Vectors of the tiles whose lanes are columns: 6 × 4 takes as many sums as 8 × 3, and fits heads of 64 and 128.
 constexpr int ACROSS = L == 16 ? 4 : TILE_VECTORS;
 
+template <int M, int N>
+void accumulate_tile(const float* a, int64_t width, const float* rows, int64_t ld, float* to) {
+  const float* from[M];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) from[m] = a + m * width;
+  Tile<M, N> tile;
+  tile.clear();
+  multiply_rows(tile, from, rows, ld, width);
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) {
+      float* at = to + m * ld + n * L;
+      store(at, load(at) + tile.at[m][n]);
+    }
+}
+
+template <int N>
+void accumulate_columns(const float* a, int64_t width, int64_t n_keys, const float* rows, int64_t ld,
+                               float* to) {
+  constexpr int M = N > TILE_VECTORS ? TILE_ROWS * TILE_VECTORS / N : TILE_ROWS;
+  int64_t j = 0;
+  for (; j + M <= n_keys; j += M) accumulate_tile<M, N>(a + j * width, width, rows, ld, to + j * ld);
+  in_tiles(n_keys - j, [&](auto size, int64_t m) {
+    constexpr int R = smaller(decltype(size)::value, M);
+    accumulate_tile<R, N>(a + (j + m) * width, width, rows, ld, to + (j + m) * ld);
+  });
+}
+
+// to (n_keys, ld) += a (n_keys, width) · rows (width, ld).
+inline void accumulate(const float* a, int64_t width, int64_t n_keys, const float* rows, int64_t ld, float* to) {
+  constexpr int64_t most = ACROSS;
+  for (int64_t vectors = ld / L, column = 0; vectors > 0;) {
+    const int64_t pieces = (vectors + most - 1) / most, some = (vectors + pieces - 1) / pieces;
+    const auto add = [&](auto n) {
+      accumulate_columns<decltype(n)::value>(a, width, n_keys, rows + column, ld, to + column);
+    };
+    if (some == 1) add(std::integral_constant<int, 1>{});
+    else if (some == 2) add(std::integral_constant<int, 2>{});
+    else if (some == 3) add(std::integral_constant<int, smaller(3, most)>{});
+    else add(std::integral_constant<int, ACROSS>{});
+    vectors -= some, column += some * L;
+  }
+}
+
+// The weights of a panel and the keys j0 … j1 - 1 from their scores and logsumexps, Pᵀ (j1 - j0, width).
+template <int N>
+void weigh(const Scoring& scoring, const float* query, const float* logsumexp, const Matrix& key, int64_t j0,
+           int64_t j1, float* addend, float* p, float* slope) {
+  if (scoring.addends) read_addends(scoring, j0, j1, addend);
+  V top[N], lse[N];
+  for (int n = 0; n < N; ++n) top[n] = V{}, lse[n] = load(logsumexp + n * L);
+  score<N>(scoring, query, key, j0, j1, scoring.addends ? addend : nullptr, p, top, nullptr, slope);
+  for (int64_t j = 0; j < j1 - j0; ++j)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) {
+      float* s = p + (j * N + n) * L;
+      store(s, exp2_of((load(s) * scoring.natural - lse[n]) * LOG2E));
+    }
+}
+
+enum class Slope { EACH, GAIN };  // dS = P (G - delta), or the gain (P G)₊, where G = dO · Vᵀ
+
+// From p to ds, both (to - from, width), for the keys from … to - 1. Not inlined: in a function of its own the compiler
+// has registers for all pointers of the loop.
+template <int N, Slope KIND>
+__attribute__((noinline)) void differentiate(const Matrix& value, int64_t columns, const float* grad,
+                                             const float* deltas, int64_t from, int64_t to, const float* p, float* ds) {
+  constexpr int M = TILE_ROWS, W = N * L;
+  for (int64_t j = from; j < to; j += M, p += M * W, ds += M * W) {
+    const float* rows[M];
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) rows[m] = value.row(smaller(j + m, to - 1));
+    Tile<M, N> tile;
+    tile.clear();
+    multiply_rows(tile, rows, grad, W, columns);
+    const int64_t some = smaller(M, to - j);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) {
+      const V delta = KIND == Slope::EACH ? load(deltas + n * L) : V{};
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        const V g = KIND == Slope::EACH ? tile.at[m][n] - delta : largest(V{}, tile.at[m][n]);
+        if (m < some) store(ds + m * W + n * L, load(p + m * W + n * L) * g);
+      }
+    }
+  }
+}
+
 // A panel's part of a block.
 struct Part {
   Panel panel;
@@ -212,44 +301,14 @@ class Differentiator {
     const Scoring scoring(call_, panel);
     const int64_t n_keys = to - from;
     float* slope = scoring.cap != 0 ? slope_ : nullptr;
-    if (scoring.addends) read_addends(scoring, from, to, addend_);
-    V top[N], lse[N], one[N];
-    for (int n = 0; n < N; ++n) top[n] = V{}, lse[n] = load(part.lse + n * L), one[n] = splat(1.0f);
-    score<N>(scoring, part.query, key, from, to, scoring.addends ? addend_ : nullptr, p_, top, nullptr, slope);
-    for (int64_t j = 0; j < n_keys; ++j)
-#pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) {
-        float* s = p_ + j * W + n * L;
-        store(s, exp2_of((load(s) * scoring.natural - lse[n]) * LOG2E));
-      }
-    differentiate<N>(part, value, from, to, p_, ds_);
+    V one[N];
+    for (int n = 0; n < N; ++n) one[n] = splat(1.0f);
+    weigh<N>(scoring, part.query, part.lse, key, from, to, addend_, p_, slope);
+    differentiate<N, Slope::EACH>(value, call_.Dv, part.grad, part.delta, from, to, p_, ds_);
     if (to_.distance_bias) add_distances<N>(panel, from, to, ds_);
     if (slope)
       for (int64_t i = 0; i < n_keys * W; i += L) store(ds_ + i, load(ds_ + i) * load(slope + i));
     mix<N>(key, call_.D, from, to, ds_, part.grad_query, one);
-  }
-
-  // Not inlined: in a function of its own the compiler has registers for all pointers of the loop.
-  template <int N>
-  __attribute__((noinline)) void differentiate(const Part& part, const Matrix& value, int64_t from, int64_t to,
-                                               const float* p, float* ds) {
-    constexpr int M = TILE_ROWS, W = N * L;
-    for (int64_t j = from; j < to; j += M, p += M * W, ds += M * W) {
-      const float* rows[M];
-#pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) rows[m] = value.row(smaller(j + m, to - 1));
-      Tile<M, N> tile;
-      tile.clear();
-      multiply_rows(tile, rows, part.grad, W, call_.Dv);
-      const int64_t some = smaller(M, to - j);
-#pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) {
-        const V delta = load(part.delta + n * L);
-#pragma GCC unroll 8
-        for (int m = 0; m < M; ++m)
-          if (m < some) store(ds + m * W + n * L, load(p + m * W + n * L) * (tile.at[m][n] - delta));
-      }
-    }
   }
 
   // The gradient of a bias of distances: row i and key j add to element i - j.
@@ -261,51 +320,6 @@ class Differentiator {
       for (int n = 0; n < N; ++n) {
         float* at = base - j + n * L;
         store(at, load(at) + load(ds + n * L));
-      }
-  }
-
-  // to (n_keys, ld) += a (n_keys, width) · rows (width, ld).
-  static void accumulate(const float* a, int64_t width, int64_t n_keys, const float* rows, int64_t ld, float* to) {
-    constexpr int64_t most = ACROSS;
-    for (int64_t vectors = ld / L, column = 0; vectors > 0;) {
-      const int64_t pieces = (vectors + most - 1) / most, some = (vectors + pieces - 1) / pieces;
-      const auto add = [&](auto n) {
-        accumulate_columns<decltype(n)::value>(a, width, n_keys, rows + column, ld, to + column);
-      };
-      if (some == 1) add(std::integral_constant<int, 1>{});
-      else if (some == 2) add(std::integral_constant<int, 2>{});
-      else if (some == 3) add(std::integral_constant<int, smaller(3, most)>{});
-      else add(std::integral_constant<int, ACROSS>{});
-      vectors -= some, column += some * L;
-    }
-  }
-
-  template <int N>
-  static void accumulate_columns(const float* a, int64_t width, int64_t n_keys, const float* rows, int64_t ld,
-                                 float* to) {
-    constexpr int M = N > TILE_VECTORS ? TILE_ROWS * TILE_VECTORS / N : TILE_ROWS;
-    int64_t j = 0;
-    for (; j + M <= n_keys; j += M) accumulate_tile<M, N>(a + j * width, width, rows, ld, to + j * ld);
-    in_tiles(n_keys - j, [&](auto size, int64_t m) {
-      constexpr int R = smaller(decltype(size)::value, M);
-      accumulate_tile<R, N>(a + (j + m) * width, width, rows, ld, to + (j + m) * ld);
-    });
-  }
-
-  template <int M, int N>
-  static void accumulate_tile(const float* a, int64_t width, const float* rows, int64_t ld, float* to) {
-    const float* from[M];
-#pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) from[m] = a + m * width;
-    Tile<M, N> tile;
-    tile.clear();
-    multiply_rows(tile, from, rows, ld, width);
-#pragma GCC unroll 8
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) {
-        float* at = to + m * ld + n * L;
-        store(at, load(at) + tile.at[m][n]);
       }
   }
 

@@ -64,3 +64,12 @@ struct Gradients {
   float* distance_bias;                  // (B, Hq, distance_width), written; summed over B by the caller
   int64_t distance_width;
 };
+
+// Numbers given to rows, and where what the keys get of them is written: rᵀ P, or rᵀ (G ⊙ P)₊ with
+// G = grad_output · Vᵀ.
+struct Push {
+  Tensor4 rows;         // r, float32, (B|1, Hq|1, Lq, columns)
+  Tensor4 grad_output;  // float32, (B, Hq, Lq, Dv), or null
+  int64_t columns;
+  float* out;           // (B, Hq, Lk, columns)
+};

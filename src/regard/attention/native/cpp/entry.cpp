@@ -20,7 +20,7 @@ void regard_use_openmp(void* address);  // threads.cpp
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Raised whenever a function that Python calls changes; library.py refuses a library of another number.
-constexpr int32_t ABI = 1;
+constexpr int32_t ABI = 2;
 
 #define DECLARE(name)       \
   namespace name {          \
@@ -157,4 +157,7 @@ EXPORT int32_t regard_attend_observed(const Call* call, const Seen* seen) {
 }
 EXPORT int32_t regard_backward(const Call* call, const Gradients* gradients) {
   return guarded([&] { kernels_in_use().backward(*call, *gradients); });
+}
+EXPORT int32_t regard_push(const Call* call, const Push* push) {
+  return guarded([&] { kernels_in_use().push(*call, *push); });
 }

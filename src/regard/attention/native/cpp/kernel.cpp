@@ -6,6 +6,7 @@
 #include "backward.h"
 #include "decode.h"
 #include "observe.h"
+#include "push.h"
 
 namespace REGARD_ISA {
 
@@ -54,6 +55,11 @@ void run_backward(const Call& call, const Gradients& gradients) {
   backward(call, gradients, holes_of(call, memory));
 }
 
+void run_push(const Call& call, const Push& to) {
+  Scratch memory;
+  push(call, to, holes_of(call, memory));
+}
+
 // Sums that do not wait for each other, all in registers.
 double fma_gflops(double seconds) {
   using clock = std::chrono::steady_clock;
@@ -84,7 +90,7 @@ double fma_gflops(double seconds) {
 }
 
 const Kernels& kernels() {
-  static const Kernels table{run_attend, run_attend_observed, run_backward, fma_gflops};
+  static const Kernels table{run_attend, run_attend_observed, run_backward, run_push, fma_gflops};
   return table;
 }
 

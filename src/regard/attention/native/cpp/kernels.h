@@ -7,5 +7,6 @@ struct Kernels {
   void (*attend)(const Call&);
   void (*attend_observed)(const Call&, const Seen&);
   void (*backward)(const Call&, const Gradients&);
+  void (*push)(const Call&, const Push&);
   double (*fma_gflops)(double seconds);
 };

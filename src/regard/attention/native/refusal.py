@@ -1,0 +1,46 @@
+"""What the native kernel does not serve."""
+
+from __future__ import annotations
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+
+from regard.attention.native import library
+from regard.attention.native.lowering import DTYPES, has_form
+from regard.attention.request import Request
+
+
+def refuses(request: Request) -> str | None:
+    """Why the kernel cannot serve a call."""
+    query, bias = request.query, request.bias
+    missing = library.why_missing()
+    if missing is not None:
+        return f"backend is not there: {missing}"
+    if query.device.type != "cpu":
+        return f"query is on {query.device}; the native kernel computes on the CPU"
+    if query.dtype not in DTYPES:
+        return f"query has dtype {query.dtype}; it may be float32, bfloat16 or float16"
+    if request.dropout:
+        return f"dropout is {request.dropout}; the native kernel has none"
+    if isinstance(bias, Tensor) and bias.dtype not in DTYPES:
+        return f"bias has dtype {bias.dtype}; it may be float32, bfloat16 or float16"
+    if isinstance(bias, Tensor) and request.bias_needs_grad():
+        return "bias needs a gradient; the native kernel gives none to a matrix"
+    if 0 in query.shape or 0 in request.value.shape:
+        return f"query has shape {tuple(query.shape)} and value {tuple(request.value.shape)}; there is nothing to do"
+    if not has_form(request):
+        return "mask is no intervals of keys, and too large to be written out"
+    if transformed(request.query, request.key, request.value):
+        return "query, key or value is no plain tensor: a transformation such as vmap or forward differentiation is on"
+    return None
+
+
+def transformed(*tensors: Tensor) -> bool:
+    """Whether a tensor is no plain one, or a transformation of functions is on."""
+    if torch.compiler.is_compiling():
+        return False
+    plain = (Tensor, torch.nn.Parameter)
+    if any(type(tensor) not in plain for tensor in tensors):
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0  # pyright: ignore
