@@ -52,6 +52,8 @@ def of_kind(kind: str, n: int) -> Tensor:
         "of two values": lambda: (torch.rand(n, generator=generator) < 0.9).float(),
         "one after many": lambda: torch.where(torch.arange(n) == n - 1, 1.0, 0.0),
         "next to nothing": lambda: 1e-36 * torch.arange(n).float(),
+        "a bit apart": lambda: 1 + torch.randperm(n, generator=generator) / 2**23,
+        "in pairs": lambda: torch.randn(n // 2 + 1, generator=generator).repeat(2)[:n],
         "both zeros": lambda: torch.where(torch.arange(n) % 2 == 0, 0.0, -0.0),
     }
     return kinds[kind]()
@@ -59,7 +61,7 @@ def of_kind(kind: str, n: int) -> Tensor:
 
 KINDS = (
     *("equal", "ascending", "descending", "peaked", "far below zero", "of few values", "of two values"),
-    *("one after many", "next to nothing", "both zeros"),
+    *("one after many", "next to nothing", "a bit apart", "in pairs", "both zeros"),
 )
 
 

@@ -24,6 +24,16 @@ struct Sums {
   float total[PANEL], entropy[PANEL], position[PANEL], distance[PANEL];
 };
 
+constexpr int64_t NEAR = 16;  // keys near to a panel's rows are summed in such steps
+
+struct Offsets {
+  float at[KEYS];
+  constexpr Offsets() : at() {
+    for (int i = 0; i < KEYS; ++i) at[i] = static_cast<float>(i);
+  }
+};
+constexpr Offsets OFFSETS;  // 0, 1, 2, …
+
 class Observer {
  public:
   Observer(const Call& call, const Seen& seen)
@@ -32,7 +42,7 @@ class Observer {
   static int64_t room(const Call& call, const Seen& seen) {
     const int64_t keys = call.Lk + TILE_ROWS, columns = rounded_up(larger(call.D, call.Dv), L);
     return (call.D + call.Dv + keys + keys / TILE_ROWS + 2 + KEYS + seen.segment_count) * PANEL + L * columns +
-           keys * L + TopRoom::room(seen.top, call.Lk);
+           TopRoom::room(seen.top, call.Lk);
   }
 
   // Lays out a thread's memory.
@@ -42,34 +52,24 @@ class Observer {
     strip_ = out_ + call_.Dv * PANEL, groups_ = strip_ + keys * PANEL;
     addend_ = groups_ + (keys / TILE_ROWS + 2) * PANEL, segments_ = addend_ + KEYS * PANEL;
     room_ = segments_ + seen_.segment_count * PANEL;
-    received_ = room_ + L * rounded_up(larger(call_.D, call_.Dv), L);
-    top_ = received_ + keys * L;
+    top_ = room_ + L * rounded_up(larger(call_.D, call_.Dv), L);
   }
 
   // The panels of one run; `received` (Lk,) gets what they gave to each key.
   void run(const Runs& runs, int64_t b, int64_t head, int64_t slot, const Matrix& key, const Matrix& value,
            float* received, bool fresh) {
-    if (received) memset(received_, 0, static_cast<size_t>(call_.Lk * L) * 4);
+    if (received) memset(received, 0, static_cast<size_t>(call_.Lk) * 4);
     for (int64_t i = runs.from(slot); i < runs.from(slot + 1); ++i, fresh = false) {
       panel_.b = b, panel_.head = head;
       runs.panels.place(i, call_.Lq, panel_);
       look(call_, panel_);
-      by_vectors(panel_.vectors, [&](auto n) { pass<decltype(n)::value>(key, value, received != nullptr, fresh); });
-    }
-    if (!received) return;
-    for (int64_t j = 0; j < call_.Lk; j += L) {
-      V m[L];
-      const int64_t some = smaller(L, call_.Lk - j);
-      for (int64_t i = 0; i < L; ++i) m[i] = i < some ? load(received_ + (j + i) * L) : V{};
-      float sums[L];
-      store(sums, sums_of(m));
-      memcpy(received + j, sums, static_cast<size_t>(some) * 4);
+      by_vectors(panel_.vectors, [&](auto n) { pass<decltype(n)::value>(key, value, received, fresh); });
     }
   }
 
  private:
   template <int N>
-  void pass(const Matrix& key, const Matrix& value, bool receive, bool fresh) {
+  void pass(const Matrix& key, const Matrix& value, float* received, bool fresh) {
     constexpr int W = N * L;
     const Scoring scoring(call_, panel_);
     const int64_t lo = panel_.lo, hi = panel_.hi;
@@ -94,7 +94,7 @@ class Observer {
       share[n] = ends[n].share;
     }
 
-    if (receive) give<N>(share);
+    if (received) give<N>(share, received);
     if (seen_.segment_mass) gather_segments<N>(share);
     float shares[PANEL];
     for (int n = 0; n < N; ++n) store(shares + n * L, share[n]);
@@ -114,65 +114,71 @@ class Observer {
     for (int n = 0; n < N; ++n) one[n] = splat(1.0f);
     for (int64_t j0 = lo; j0 < hi; j0 += KEYS) {
       const int64_t n_keys = smaller(KEYS, hi - j0);
-      float* s = strip_ + (j0 - lo) * W;
-      V total[N], moment[N], entropy[N];
-      for (int n = 0; n < N; ++n) total[n] = moment[n] = entropy[n] = V{};
-      for (int64_t j = 0; j < n_keys; ++j) {
-        const float offset = static_cast<float>(j);
-#pragma GCC unroll 4
-        for (int n = 0; n < N; ++n) {
-          float* at = s + j * W + n * L;
-          const V x = largest(splat(-127.0f), (load(at) - zero[n]) * unit);
-          const V e = exp2_of(x);
-          store(at, e);
-          total[n] += e;
-          moment[n] += e * offset;
-          entropy[n] -= e * x;
-        }
-      }
-      const float from = static_cast<float>(j0);
-      for (int n = 0; n < N; ++n) {
-        store(sums_.total + n * L, load(sums_.total + n * L) + total[n]);
-        store(sums_.entropy + n * L, load(sums_.entropy + n * L) + entropy[n]);
-        store(sums_.position + n * L, load(sums_.position + n * L) + (total[n] * from + moment[n]));
-      }
-      if (seen_.mean_distance) add_distance<N>(s, j0, n_keys, start, total, moment);
-      mix<N>(value, call_.Dv, j0, j0 + n_keys, s, out_, one);
+      // Where keys and rows are neighbours, differences of large sums would lose digits of |i - j|.
+      const bool near = start + W > j0 - KEYS && start < j0 + n_keys + KEYS;
+      for (int64_t j = 0; j < n_keys; j += near ? NEAR : KEYS)
+        weigh_some<N>(unit, zero, strip_ + (j0 + j - lo) * W, start - (j0 + j), smaller(near ? NEAR : KEYS, n_keys - j));
+      mix<N>(value, call_.Dv, j0, j0 + n_keys, strip_ + (j0 - lo) * W, out_, one);
     }
   }
 
-  // Σ e |i - j| over a tile: from its sums where it lies well apart from the rows, else key by key, since the
-  // difference of large numbers would lose digits.
+  // The part of `weigh` for up to KEYS keys, of which the first stands `apart` before the panel's first row.
   template <int N>
-  void add_distance(const float* e, int64_t j0, int64_t n_keys, int64_t start, const V (&total)[N],
-                    const V (&moment)[N]) {
+  INLINE void weigh_some(float unit, const V (&zero)[N], float* s, int64_t apart, int64_t n_keys) {
     constexpr int W = N * L;
-    const bool before = start - (j0 + n_keys) >= KEYS, after = j0 - (start + W) >= KEYS;
+    V total[N], moment[N], entropy[N];
+    for (int n = 0; n < N; ++n) total[n] = moment[n] = entropy[n] = V{};
+    for (int64_t j = 0; j < n_keys; ++j) {
+      const float offset = OFFSETS.at[j];
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) {
+        float* at = s + j * W + n * L;
+        const V x = largest(splat(-127.0f), (load(at) - zero[n]) * unit);
+        const V e = exp2_of(x);
+        store(at, e);
+        total[n] += e;
+        moment[n] += e * offset;
+        entropy[n] -= e * x;
+      }
+    }
+    const float first = static_cast<float>(position_of(call_, panel_.b, panel_.row) - apart);
     for (int n = 0; n < N; ++n) {
-      const I offset = lane_numbers() + static_cast<int32_t>(start + n * L - j0);
-      const V apart = __builtin_convertvector(offset, V);  // i - j0
-      V sum = V{};
-      if (before) sum = apart * total[n] - moment[n];
-      else if (after) sum = moment[n] - apart * total[n];
+      store(sums_.total + n * L, load(sums_.total + n * L) + total[n]);
+      store(sums_.entropy + n * L, load(sums_.entropy + n * L) + entropy[n]);
+      store(sums_.position + n * L, load(sums_.position + n * L) + (total[n] * first + moment[n]));
+      const I whole = lane_numbers() + static_cast<int32_t>(apart + n * L);
+      const V from = __builtin_convertvector(whole, V);  // i - the first key
+      V distance = V{};
+      if (apart + n * L >= n_keys - 1) distance = from * total[n] - moment[n];
+      else if (apart + (n + 1) * L - 1 <= 0) distance = moment[n] - from * total[n];
       else
-        for (int64_t j = 0; j < n_keys; ++j)
-          sum += load(e + j * W + n * L) * absolute(apart - static_cast<float>(j));
-      store(sums_.distance + n * L, load(sums_.distance + n * L) + sum);
+        for (int64_t j = 0; j < n_keys; ++j) distance += load(s + j * W + n * L) * absolute(from - OFFSETS.at[j]);
+      store(sums_.distance + n * L, load(sums_.distance + n * L) + distance);
     }
   }
 
-  // What the keys get from this panel's rows, a vector a key.
+  // Adds what the keys get from this panel's rows.
   template <int N>
-  void give(const V (&share)[N]) {
+  void give(const V (&share)[N], float* received) {
     V given[N];  // lanes that are no rows of the call give nothing
     for (int n = 0; n < N; ++n)
       given[n] = select(lane_numbers() + n * L < static_cast<int32_t>(panel_.rows), share[n], V{});
     const float* e = strip_;
-    for (int64_t j = panel_.lo; j < panel_.hi; ++j, e += N * L) {
-      V sum = load(received_ + j * L);
+    for (int64_t j = panel_.lo; j < panel_.hi; j += L, e += L * N * L) {
+      const int64_t keys = smaller(L, panel_.hi - j);
+      V m[L];
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) {
+        m[i] = V{};
+        if (i >= keys) continue;
 #pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) sum += load(e + n * L) * given[n];
-      store(received_ + j * L, sum);
+        for (int n = 0; n < N; ++n) m[i] += load(e + (i * N + n) * L) * given[n];
+      }
+      float* to = received + j;
+      const V sums = sums_of(m);
+      if (keys == L) store(to, load(to) + sums);
+      else
+        for (int64_t i = 0; i < keys; ++i) to[i] += sums[i];
     }
   }
 
@@ -202,9 +208,7 @@ class Observer {
       if (lanes <= 0) break;
       const int64_t to = at + n * L;
       auto put = [&](float* field, V v) {
-        if (field && lanes == L) store(field + to, v);
-        else if (field)
-          for (int64_t i = 0; i < lanes; ++i) field[to + i] = v[i];
+        if (field) Observer::put(field + to, v, lanes);
       };
       const End& end = ends[n];
       const V total = load(sums_.total + n * L), mass = total * end.share, nan = splat(__builtin_nanf(""));
@@ -220,37 +224,48 @@ class Observer {
     }
   }
 
+  static void put(float* to, V v, int64_t lanes) {
+    if (lanes == L) store(to, v);
+    else
+      for (int64_t i = 0; i < lanes; ++i) to[i] = v[i];
+  }
+
   template <int N>
   void report_top(const TopRoom& room, float unit, int n, int64_t lanes, V zero, V share, V mass) {
     constexpr int W = N * L;
     const int64_t to = row_index() + n * L, k = room.k;
     const I offset = splat(static_cast<int32_t>(panel_.lo));
     V rest = mass;
-    for (int64_t i0 = 0; i0 < k; i0 += L) {  // L places at a time, turned so that a row's lie side by side
-      const int64_t places = smaller(L, k - i0);
-      V weights[L], keys[L];
-      for (int64_t i = 0; i < L; ++i) {
-        weights[i] = keys[i] = V{};
+    constexpr int HALF = L / 2;
+    for (int64_t i0 = 0; i0 < k; i0 += HALF) {  // half of a vector weights, half keys: turned, a row's lie side by side
+      const int64_t places = smaller(HALF, k - i0);
+      V both[L];
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < HALF; ++i) {
+        both[i] = both[HALF + i] = V{};
         if (i >= places) continue;
         const int64_t at = (i0 + i) * W + n * L;
-        weights[i] = exp2_of((load(room.scores + at) - zero) * unit) * share;
+        both[i] = exp2_of((load(room.scores + at) - zero) * unit) * share;
         const I j = load(room.keys + at);
-        keys[i] = floats(j + select(j < 0, I{}, offset));
-        rest -= weights[i];
+        both[HALF + i] = floats(j + select(j < 0, I{}, offset));
+        rest -= both[i];
       }
-      transpose(weights), transpose(keys);
+      transpose(both);
       float* weights_to = seen_.top_weights + to * k + i0;
       auto* keys_to = reinterpret_cast<float*>(seen_.top_keys + to * k + i0);
+      if (lanes == L && places == HALF) {
+#pragma GCC unroll 16
+        for (int lane = 0; lane < L; ++lane) store_halves(weights_to + lane * k, keys_to + lane * k, both[lane]);
+        continue;
+      }
       for (int64_t lane = 0; lane < lanes; ++lane, weights_to += k, keys_to += k) {
-        const size_t bytes = static_cast<size_t>(places) * 4;
-        if (L >= 8 && places == 8) {  // of a size that the compiler knows
-          memcpy(weights_to, &weights[lane], 32), memcpy(keys_to, &keys[lane], 32);
-        } else {
-          memcpy(weights_to, &weights[lane], bytes), memcpy(keys_to, &keys[lane], bytes);
-        }
+        float halves[L];
+        store(halves, both[lane]);
+        memcpy(weights_to, halves, static_cast<size_t>(places) * 4);
+        memcpy(keys_to, halves + HALF, static_cast<size_t>(places) * 4);
       }
     }
-    for (int64_t i = 0; i < lanes; ++i) seen_.rest[to + i] = rest[i] > 0 ? rest[i] : 0.0f;
+    put(seen_.rest + to, largest(V{}, rest), lanes);
   }
 
   const Call& call_;
@@ -258,7 +273,7 @@ class Observer {
   const bool streams_;
   Panel panel_;
   Sums sums_;
-  float *query_, *out_, *strip_, *groups_, *addend_, *segments_, *room_, *received_, *top_;
+  float *query_, *out_, *strip_, *groups_, *addend_, *segments_, *room_, *top_;
 };
 
 struct ObserveWorker {

@@ -148,8 +148,7 @@ INLINE End finish_row(V top, V total, V sink) {
   const V base = reference_point(largest(select(nothing, splat(-INFINITE), zero), sink));
   const V ours = select(nothing, V{}, exp2_of((zero - base) * LOG2E));  // 1 unless the sink is above every key
   const V theirs = exp2_of((sink - base) * LOG2E), all = total * ours + theirs;
-  V log_all;
-  for (int i = 0; i < L; ++i) log_all[i] = std::log(all[i]);
+  const V log_all = log_of(all);
   const I empty = all == 0.0f;
   End end;
   end.share = select(nothing, V{}, ours / all);

@@ -110,6 +110,31 @@ INLINE uint32_t mask_of(I where) {
 #endif
 }
 
+// The same of a >= b: in AVX-512 a comparison gives bits, and is one instruction where it stays so.
+INLINE uint32_t lanes_at_least(V a, V b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), _CMP_GE_OQ);
+#else
+  return mask_of(a >= b);
+#endif
+}
+INLINE bool any_of(I i) { return mask_of(i) != 0; }
+
+// The numbers at base[index], a lane each.
+INLINE V gather(const float* base, I index) {
+#if defined(__AVX512F__)
+  const auto none = _mm512_setzero_ps();  // GCC 12 warns of its own header in the form without
+  return reinterpret_cast<V>(_mm512_mask_i32gather_ps(none, 0xffff, reinterpret_cast<__m512i>(index), base, 4));
+#elif defined(__AVX2__)
+  return reinterpret_cast<V>(_mm256_i32gather_ps(base, reinterpret_cast<__m256i>(index), 4));
+#else
+  V v;
+  for (int lane = 0; lane < L; ++lane) v[lane] = base[index[lane]];
+  return v;
+#endif
+}
+INLINE I gather(const int32_t* base, I index) { return bits(gather(reinterpret_cast<const float*>(base), index)); }
+
 namespace detail {
 // 2^f for f in [-1/2, 1/2]: of the polynomials with p(0) = 1, that of the least largest relative error.
 INLINE V power_of_fraction(V f) {
@@ -139,6 +164,19 @@ INLINE V exp2_of(V x) {
 #endif
 }
 
+// The natural logarithm of a normal number, infinity or NaN, to 2e-7 of its value: exactly 0 for 1.
+INLINE V log_of(V x) {
+  const I exponent = (bits(x) - 0x3f3504f3) >> 23;  // of x / m, where m is in [√½, √2)
+  const V m = floats(bits(x) - (exponent << 23));
+  const V s = (m - 1.0f) / (m + 1.0f), square = s * s;  // log m = 2 artanh s
+  V p = splat(2.0f / 9.0f);
+  p = p * square + 2.0f / 7.0f;
+  p = p * square + 2.0f / 5.0f;
+  p = p * square + 2.0f / 3.0f;
+  const V result = (s * square) * p + 2.0f * s + __builtin_convertvector(exponent, V) * LN2;
+  return select(x < INFINITE, result, x);
+}
+
 // tanh to 2e-7 of its value: by its series near 0, where 1 - 2 / (e^2x + 1) loses digits.
 INLINE V tanh_of(V x) {
   const V a = absolute(x);
@@ -153,6 +191,21 @@ INLINE V tanh_of(V x) {
   const V near = a + a * s * p;
   const V result = select(a < 0.3f, near, far);
   return floats(bits(result) | (bits(x) & static_cast<int32_t>(0x80000000)));
+}
+
+namespace detail {
+typedef float Half __attribute__((vector_size(2 * L), aligned(4), may_alias));
+
+template <int From, int... C>
+INLINE void store_part(float* to, V v, std::integer_sequence<int, C...>) {
+  *reinterpret_cast<Half*>(to) = __builtin_shufflevector(v, v, (From + C)...);
+}
+}  // namespace detail
+
+// The first and the second half of a vector, each to a place of its own.
+INLINE void store_halves(float* first, float* second, V v) {
+  detail::store_part<0>(first, v, std::make_integer_sequence<int, L / 2>{});
+  detail::store_part<L / 2>(second, v, std::make_integer_sequence<int, L / 2>{});
 }
 
 namespace detail {
