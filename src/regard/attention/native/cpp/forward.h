@@ -71,6 +71,9 @@ struct ForwardWorker {
   int64_t held = -1;
 };
 
+// Whether all keys and values of a head stay in the second cache.
+INLINE bool resident(const Call& call) { return call.Lk * (call.D + call.Dv) * 4 <= (1 << 19); }
+
 // How the panels of a key/value head are divided.
 struct Division {
   int64_t units;  // panels of all query heads of the group
@@ -80,10 +83,8 @@ struct Division {
 
   Division(const Call& call, const Panels& panels) {
     units = panels.count * (call.Hq / call.Hkv);
-    // Where all keys and values of a head stay in the second cache, a panel alone keeps its own queries and outputs in
-    // the first.
-    const bool resident = call.Lk * (call.D + call.Dv) * 4 <= (1 << 19);
-    group = resident ? 1 : call.D + call.Dv > 256 ? 4 : 8;
+    // Where all keys and values stay in the second cache, a panel alone keeps its own queries and outputs in the first.
+    group = resident(call) ? 1 : call.D + call.Dv > 256 ? 4 : 8;
     const int64_t heads = call.B * call.Hkv, wanted = call.threads > 1 ? 8 * call.threads : 1;
     const int64_t parts = larger(1, smaller(units, (wanted + heads - 1) / heads));
     item = (units + parts - 1) / parts;

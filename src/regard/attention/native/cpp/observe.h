@@ -110,26 +110,38 @@ class Observer {
     const int64_t start = position_of(call_, panel_.b, panel_.row);
     memset(&sums_, 0, sizeof sums_);
     memset(out_, 0, static_cast<size_t>(call_.Dv * W) * 4);
+    const bool fetches = !resident(call_);  // the values of the next tile
     V one[N];
     for (int n = 0; n < N; ++n) one[n] = splat(1.0f);
     for (int64_t j0 = lo; j0 < hi; j0 += KEYS) {
       const int64_t n_keys = smaller(KEYS, hi - j0);
+      float* s = strip_ + (j0 - lo) * W;
+      V total[N];  // as the plain pass sums a tile, so that outputs are the same
+      for (int n = 0; n < N; ++n) total[n] = V{};
       // Where keys and rows are neighbours, differences of large sums would lose digits of |i - j|.
-      const bool near = start + W > j0 - KEYS && start < j0 + n_keys + KEYS;
-      for (int64_t j = 0; j < n_keys; j += near ? NEAR : KEYS)
-        weigh_some<N>(unit, zero, strip_ + (j0 + j - lo) * W, start - (j0 + j), smaller(near ? NEAR : KEYS, n_keys - j));
-      mix<N>(value, call_.Dv, j0, j0 + n_keys, strip_ + (j0 - lo) * W, out_, one);
+      if (start + W > j0 - KEYS && start < j0 + n_keys + KEYS)
+        for (int64_t j = 0; j < n_keys; j += NEAR)
+          weigh_some<N, true>(unit, zero, s + j * W, j0 + j, start - (j0 + j), smaller(NEAR, n_keys - j), total, nullptr);
+      else
+        weigh_some<N, false>(unit, zero, s, j0, start - j0, n_keys, total,
+                             fetches && j0 + 2 * KEYS <= hi ? &value : nullptr);
+      for (int n = 0; n < N; ++n) store(sums_.total + n * L, load(sums_.total + n * L) + total[n]);
+      mix<N>(value, call_.Dv, j0, j0 + n_keys, s, out_, one);
     }
   }
 
-  // The part of `weigh` for up to KEYS keys, of which the first stands `apart` before the panel's first row.
-  template <int N>
-  INLINE void weigh_some(float unit, const V (&zero)[N], float* s, int64_t apart, int64_t n_keys) {
+  // The part of `weigh` for up to KEYS keys from `first` on, which stands `apart` before the panel's first row. They are
+  // added to `total`, and summed on their own as well where they are but a part of a tile. Meanwhile the rows of `soon`,
+  // where it is not null, that stand KEYS later are fetched.
+  template <int N, bool Part>
+  INLINE void weigh_some(float unit, const V (&zero)[N], float* s, int64_t first, int64_t apart, int64_t n_keys,
+                         V (&total)[N], const Matrix* soon) {
     constexpr int W = N * L;
-    V total[N], moment[N], entropy[N];
-    for (int n = 0; n < N; ++n) total[n] = moment[n] = entropy[n] = V{};
+    V sum[N], moment[N], entropy[N];
+    for (int n = 0; n < N; ++n) sum[n] = moment[n] = entropy[n] = V{};
     for (int64_t j = 0; j < n_keys; ++j) {
       const float offset = OFFSETS.at[j];
+      if (soon) fetch(soon->row(first + KEYS + j), call_.Dv);
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) {
         float* at = s + j * W + n * L;
@@ -137,20 +149,21 @@ class Observer {
         const V e = exp2_of(x);
         store(at, e);
         total[n] += e;
+        if (Part) sum[n] += e;
         moment[n] += e * offset;
         entropy[n] -= e * x;
       }
     }
-    const float first = static_cast<float>(position_of(call_, panel_.b, panel_.row) - apart);
     for (int n = 0; n < N; ++n) {
-      store(sums_.total + n * L, load(sums_.total + n * L) + total[n]);
+      if (!Part) sum[n] = total[n];
       store(sums_.entropy + n * L, load(sums_.entropy + n * L) + entropy[n]);
-      store(sums_.position + n * L, load(sums_.position + n * L) + (total[n] * first + moment[n]));
+      const V position = sum[n] * static_cast<float>(first) + moment[n];
+      store(sums_.position + n * L, load(sums_.position + n * L) + position);
       const I whole = lane_numbers() + static_cast<int32_t>(apart + n * L);
-      const V from = __builtin_convertvector(whole, V);  // i - the first key
+      const V from = __builtin_convertvector(whole, V);  // i - first
       V distance = V{};
-      if (apart + n * L >= n_keys - 1) distance = from * total[n] - moment[n];
-      else if (apart + (n + 1) * L - 1 <= 0) distance = moment[n] - from * total[n];
+      if (apart + n * L >= n_keys - 1) distance = from * sum[n] - moment[n];
+      else if (apart + (n + 1) * L - 1 <= 0) distance = moment[n] - from * sum[n];
       else
         for (int64_t j = 0; j < n_keys; ++j) distance += load(s + j * W + n * L) * absolute(from - OFFSETS.at[j]);
       store(sums_.distance + n * L, load(sums_.distance + n * L) + distance);
