@@ -6,12 +6,15 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
+#include <new>
 
 #include "forward.h"
 
 namespace REGARD_ISA {
 
+constexpr int64_t AHEAD = 8;  // rows of values that are fetched before they are wanted
 constexpr int64_t FEW_ROWS = L / 2;  // queries of a head up to which this is faster than a panel
 
 // What one query found in one chunk.
@@ -57,19 +60,26 @@ class Decoder {
         ldq_(rounded_up(call.D, L)), ldv_(rounded_up(call.Dv, L)) {}
 
   void run() {
-    const int64_t items = call_.B * call_.Hkv * chunks_.count;
-    const bool strip = seen_ && (seen_->received || seen_->segment_mass);
-    outputs_ = memory_.floats(items * rows_ * (ldv_ + 2 * k_) + (strip ? call_.B * call_.Hq * call_.Lq * call_.Lk : 0));
+    const int64_t heads = call_.B * call_.Hkv, items = heads * chunks_.count;
+    const int64_t strip = seen_ && (seen_->received || seen_->segment_mass) ? call_.B * call_.Hq * call_.Lq * call_.Lk : 0;
+    const bool given = strip && seen_->received && call_.Lq == 1;  // what a key received is the one row's weight for it
+    constexpr int64_t FOUND = sizeof(Found) / 4;
+    outputs_ = memory_.floats(items * rows_ * (ldv_ + 2 * k_ + FOUND) + heads + (given ? 0 : strip));
     scores_ = outputs_ + items * rows_ * ldv_;
     keys_ = reinterpret_cast<int32_t*>(scores_ + items * rows_ * k_);
-    strip_ = strip ? reinterpret_cast<float*>(keys_ + items * rows_ * k_) : nullptr;
-    Scratch found;
-    found_ = reinterpret_cast<Found*>(found.floats(items * rows_ * static_cast<int64_t>(sizeof(Found) / 4)));
+    found_ = reinterpret_cast<Found*>(keys_ + items * rows_ * k_);
+    left_ = reinterpret_cast<std::atomic<int32_t>*>(found_ + items * rows_);
+    float* rest = reinterpret_cast<float*>(left_ + heads);
+    strip_ = given ? seen_->received : strip ? rest : nullptr;
+    for (int64_t head = 0; head < heads; ++head) new (left_ + head) std::atomic<int32_t>(static_cast<int32_t>(chunks_.count));
     share<Scratch>(
-        call_.threads, items, [] { return Scratch(); }, [&](Scratch& scratch, int64_t item) { chunk(scratch, item); });
-    share<Scratch>(
-        call_.threads, call_.B * call_.Hq, [] { return Scratch(); },
-        [&](Scratch& scratch, int64_t index) { join(scratch, index / call_.Hq, index % call_.Hq); });
+        threads(), items, [] { return Scratch(); },
+        [&](Scratch& scratch, int64_t item) {
+          chunk(scratch, item);
+          const int64_t head = item / chunks_.count;
+          if (left_[head].fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+          for (int64_t g = 0; g < G_; ++g) join(scratch, head / call_.Hkv, head % call_.Hkv * G_ + g);
+        });
   }
 
  private:
@@ -85,10 +95,18 @@ class Decoder {
     return copy;
   }
 
-  struct Row {
-    Panel panel;  // of this row alone
-    int64_t lo, hi;
-  };
+  // Brings n rows into the caches.
+  void fetch_rows(const Tensor4& t, int64_t b, int64_t h, int64_t row, int64_t n, int64_t columns) const {
+    for (int64_t j = row; j < row + n; ++j) {
+      const char* at = row_at(t, call_.dtype, b, h, j);
+      for (int64_t c = 0; c < columns * size_of(call_.dtype); c += 64) __builtin_prefetch(at + c);
+    }
+  }
+
+  // A call that takes less than waking others does is done by one thread.
+  int64_t threads() const {
+    return smaller(call_.threads, 1 + call_.B * call_.Hq * call_.Lq * call_.Lk * (call_.D + call_.Dv) / (1 << 17));
+  }
 
   void chunk(Scratch& scratch, int64_t item) {
     const int64_t head = item / chunks_.count, c = item % chunks_.count, b = head / call_.Hkv, hkv = head % call_.Hkv;
@@ -109,20 +127,26 @@ class Decoder {
       if (to > from) lo = smaller(lo, larger(first, from)), hi = larger(hi, smaller(stop, to));
       found[r] = Found();
     }
-    if (hi > lo) {
-      for (int64_t j = lo; j < hi; j += L)
-        multiply(b, hkv, query, j, smaller(L, hi - j), s + (j - lo), width, copy);
-    }
+    for (int64_t j = lo; j < hi; j += L)
+      multiply(b, hkv, query, j, smaller(L, hi - j), s + (j - lo), width, copy);
+    if (hi > lo) fetch_rows(call_.value, b, hkv, lo, smaller(AHEAD, hi - lo), call_.Dv);
     for (int64_t r = 0; r < rows_; ++r) {
-      const int64_t index = (b * call_.Hq + hkv * G_ + r / call_.Lq) * call_.Lq + r % call_.Lq;
-      float* raw = strip_ ? strip_ + index * call_.Lk : nullptr;
+      const int64_t head = hkv * G_ + r / call_.Lq, row = r % call_.Lq;
+      float *scores = s + r * width, *weights = e + r * width;
+      float* strip = strip_ ? strip_ + ((b * call_.Hq + head) * call_.Lq + row) * call_.Lk : nullptr;
       const Best best{scores_ + (item * rows_ + r) * k_, keys_ + (item * rows_ + r) * k_, k_};
       if (k_) best.clear();
-      if (raw) for (int64_t j = first; j < stop; ++j) raw[j] = -INFINITE;
-      if (hi <= lo) continue;
-      weigh(b, hkv * G_ + r / call_.Lq, r % call_.Lq, lo, hi, s + r * width, e + r * width, addend, first, found[r]);
-      if (raw) memcpy(raw + lo, s + r * width, static_cast<size_t>(hi - lo) * 4);
-      if (k_) find_best(best, s + r * width, hi - lo, lo);
+      if (hi > lo) {
+        const float unit = adjust(b, head, row, lo, hi - lo, scores, addend);
+        if (seen_) weigh<true>(b, row, lo, hi, unit, scores, weights, first, found[r]);
+        else weigh<false>(b, row, lo, hi, unit, scores, weights, first, found[r]);
+        if (k_) find_best(best, scores, hi - lo, lo);
+      }
+      if (!strip) continue;
+      const int64_t from = smaller(lo, stop), to = larger(hi, from);
+      memset(strip + first, 0, static_cast<size_t>(from - first) * 4);
+      if (to > from) memcpy(strip + from, weights, static_cast<size_t>(to - from) * 4);
+      memset(strip + to, 0, static_cast<size_t>(stop - to) * 4);
     }
     for (int64_t j = lo; j < hi; j += block) {
       const int64_t n = smaller(block, hi - j);
@@ -133,36 +157,75 @@ class Decoder {
     }
   }
 
-  // The products of all rows with n <= L keys from j on.
+  // The products of all rows with n <= L keys from j on. The L keys after them are fetched meanwhile.
   void multiply(int64_t b, int64_t hkv, const float* query, int64_t j, int64_t n, float* s, int64_t width,
                 float* copy) const {
     int64_t stride;
     const float* key = rows_of(call_.key, b, hkv, j, n, call_.D, ldq_, copy, stride);
-    const float* at[L];
-    for (int i = 0; i < L; ++i) at[i] = key + smaller(i, n - 1) * stride;
-    for (int64_t r = 0; r < rows_; ++r) {
-      V sums[L];
-#pragma GCC unroll 16
-      for (int i = 0; i < L; ++i) sums[i] = V{};
-      for (int64_t c = 0; c < ldq_; c += L) {
-        const V q = load(query + r * ldq_ + c);
-#pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) sums[i] += load(at[i] + c) * q;
-      }
-      store(s + r * width, sums_of(sums));
+    for (int64_t r = 0; r < rows_;) {
+      const float* q = query + r * ldq_;
+      const int64_t left = rows_ - r;
+      r += left >= 4 ? multiply_rows_by<4>(q, key, stride, n, s + r * width, width)
+         : left >= 2 ? multiply_rows_by<2>(q, key, stride, n, s + r * width, width)
+                     : multiply_rows_by<1>(q, key, stride, n, s + r * width, width);
     }
   }
 
-  // Scale, softcap, bias and mask of one row's products with keys lo … hi - 1, and the exponentials of its scores.
-  void weigh(int64_t b, int64_t head, int64_t row, int64_t lo, int64_t hi, float* s, float* e, float* addend,
-             int64_t origin, Found& found) const {
+  // R rows with n <= L keys; returns R.
+  template <int R>
+  int64_t multiply_rows_by(const float* query, const float* key, int64_t stride, int64_t n, float* s,
+                           int64_t width) const {
+    constexpr int K = L / R, STEP = K > 8 ? 8 : K;  // keys of one reduction, and those whose addresses fit in registers
+    for (int64_t j = 0; j < n; j += K) {
+      V sums[L];
+#pragma GCC unroll 2
+      for (int i = 0; i < K; i += STEP) add_products<R, STEP, K>(query, key, stride, j + i, n, sums + i);
+      const V found = sums_of(sums);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) memcpy(s + r * width + j, reinterpret_cast<const float*>(&found) + r * K, K * 4);
+    }
+    return R;
+  }
+
+  // sums[r · LD + i] = row r · key j + i, lane by lane. Keys from n on are the last one.
+  template <int R, int K, int LD>
+  void add_products(const float* query, const float* key, int64_t stride, int64_t j, int64_t n, V* sums) const {
+    const float* at[K];
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i) at[i] = key + smaller(j + i, n - 1) * stride;
+    const float* q = query;
+    V sum[R][K];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int i = 0; i < K; ++i) sum[r][i] = V{};
+    const int64_t ahead = L * stride;
+    for (int64_t c = 0; c < ldq_; c += L) {
+      V k[K];
+#pragma GCC unroll 8
+      for (int i = 0; i < K; ++i) k[i] = load(at[i] + c), __builtin_prefetch(at[i] + c + ahead);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const V x = load(q + r * ldq_ + c);
+#pragma GCC unroll 8
+        for (int i = 0; i < K; ++i) sum[r][i] += k[i] * x;
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int i = 0; i < K; ++i) sums[r * LD + i] = sum[r][i];
+  }
+
+  // The mask's range applied to the scores of keys lo … hi - 1, and their exponentials.
+  template <bool OBSERVED>
+  void weigh(int64_t b, int64_t row, int64_t lo, int64_t hi, float unit, float* s, float* e, int64_t origin,
+             Found& found) const {
     const int64_t n = hi - lo, whole = rounded_up(n, L);
-    const float unit = adjust(b, head, row, lo, n, s, addend);
     int64_t from, to;
     keys_of(call_, b, row, from, to);
     for (int64_t j = 0; j < smaller(n, from - lo); ++j) s[j] = -INFINITE;
-    for (int64_t j = larger(0, to - lo); j < whole; ++j) s[j] = -INFINITE;
-    for (int64_t j = n; j < whole; ++j) s[j] = -INFINITE;
+    for (int64_t j = larger(0, smaller(n, to - lo)); j < whole; ++j) s[j] = -INFINITE;
     V top = splat(-INFINITE);
     for (int64_t j = 0; j < whole; j += L) top = largest(load(s + j), top);
     found.top = largest_of(top);
@@ -172,12 +235,16 @@ class Decoder {
     const float at = static_cast<float>(lo - origin), i = static_cast<float>(position_of(call_, b, row) - lo);
     for (int64_t j = 0; j < whole; j += L) {
       const V x = largest(splat(-127.0f), (load(s + j) - zero) * unit), w = exp2_of(x);
-      const V key = number + static_cast<float>(j);
       store(e + j, w);
-      total += w, moment += w * (key + at), entropy -= w * x, distance += w * absolute(i - key);
+      total += w;
+      if constexpr (OBSERVED) {
+        const V key = number + static_cast<float>(j);
+        moment += w * (key + at), entropy -= w * x, distance += w * absolute(i - key);
+      }
     }
-    found.total = sum_of(total), found.moment = sum_of(moment);
-    found.entropy = sum_of(entropy), found.distance = sum_of(distance);
+    found.total = sum_of(total);
+    if constexpr (OBSERVED)
+      found.moment = sum_of(moment), found.entropy = sum_of(entropy), found.distance = sum_of(distance);
   }
 
   // Turns products into scores; returns the unit of a score as an exponent of 2.
@@ -234,9 +301,12 @@ class Decoder {
 
   template <int R>
   int64_t add_rows(const float* value, int64_t stride, int64_t n, const float* e, int64_t width, float* out) const {
-    constexpr int C = TILE_ROWS == 8 ? (R == 4 ? 4 : 8) : (R == 4 ? 2 : 4);
+    constexpr int MOST = TILE_ROWS == 8 ? (R == 4 ? 4 : 8) : 8 / R;
     int64_t c = 0;
-    for (; c + C * L <= ldv_; c += C * L) add_columns<R, C>(value + c, stride, n, e, width, out + c);
+    for (; c + MOST * L <= ldv_; c += MOST * L) add_columns<R, MOST>(value + c, stride, n, e, width, out + c);
+    if constexpr (MOST > 4)
+      for (; c + 4 * L <= ldv_; c += 4 * L) add_columns<R, 4>(value + c, stride, n, e, width, out + c);
+    for (; c + 2 * L <= ldv_; c += 2 * L) add_columns<R, 2>(value + c, stride, n, e, width, out + c);
     for (; c < ldv_; c += L) add_columns<R, 1>(value + c, stride, n, e, width, out + c);
     return R;
   }
@@ -248,10 +318,14 @@ class Decoder {
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c) sum.at[r][c] = load(out + r * ldv_ + c * L);
+    const int64_t ahead = AHEAD * stride;
     for (int64_t j = 0; j < n; ++j, value += stride) {
       V v[C];
 #pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) v[c] = load(value + c * L);
+      for (int c = 0; c < C; ++c) {
+        v[c] = load(value + c * L);
+        if (c * L % 16 == 0) __builtin_prefetch(value + c * L + ahead);
+      }
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
@@ -266,8 +340,6 @@ class Decoder {
   // Puts together what the rows of one head found in all chunks.
   void join(Scratch& scratch, int64_t b, int64_t head) const {
     float* out = scratch.floats(ldv_ + larger(1, seen_ ? seen_->segment_count : 0));
-    if (seen_ && seen_->received)
-      memset(seen_->received + (b * call_.Hq + head) * call_.Lk, 0, static_cast<size_t>(call_.Lk) * 4);
     const float sink = call_.sink_logits ? call_.sink_logits[head] : -INFINITE;
     for (int64_t row = 0; row < call_.Lq; ++row) {
       const int64_t r = head % G_ * call_.Lq + row, index = (b * call_.Hq + head) * call_.Lq + row;
@@ -299,12 +371,12 @@ class Decoder {
       if (call_.logsumexp) call_.logsumexp[index] = end.logsumexp[0];
       for (int64_t i = 0; i < ldv_; ++i) out[i] *= share;
       write_numbers(row_to(call_.output, call_.dtype, b, head, row), out, call_.dtype, call_.output.column, call_.Dv);
-      if (seen_) report(scoring, item, r, all, position, end, out);
+      if (seen_) report(scoring, item, r, all, position, end);
+      if (strip_) finish_strip(scoring, item, r, zero, share, out);
     }
   }
 
-  void report(const Scoring& scoring, int64_t item, int64_t r, const Found& all, float position, const End& end,
-              float* room) const {
+  void report(const Scoring& scoring, int64_t item, int64_t r, const Found& all, float position, const End& end) const {
     const int64_t b = scoring.panel.b, head = scoring.panel.head;
     const int64_t index = (b * call_.Hq + head) * call_.Lq + scoring.panel.row;
     const float share = end.share[0], mass = all.total * share, nan = __builtin_nanf(""), unit = scoring.unit;
@@ -331,24 +403,28 @@ class Decoder {
       }
       seen_->rest[index] = larger_number(0, rest);
     }
-    if (!strip_) return;
-    float* s = strip_ + index * call_.Lk;
-    float* received = seen_->received ? seen_->received + (b * call_.Hq + head) * call_.Lk : nullptr;
-    int64_t j = 0;
-    for (; j + L <= call_.Lk; j += L) {
-      const V w = exp2_of((load(s + j) - zero) * unit) * share;
-      if (received) store(received + j, load(received + j) + w);
-      store(s + j, w);
+  }
+
+  // Makes weights of what the chunks have left in the strip, and sums them.
+  void finish_strip(const Scoring& scoring, int64_t item, int64_t r, float zero, float share, float* room) const {
+    const int64_t b = scoring.panel.b, head = scoring.panel.head, row = scoring.panel.row;
+    const int64_t index = (b * call_.Hq + head) * call_.Lq + row;
+    float* strip = strip_ + index * call_.Lk;
+    for (int64_t c = 0; c < chunks_.count; ++c) {
+      const Found& part = found_[(item + c) * rows_ + r];
+      const float factor = part.total == 0 ? 0.0f : exp2_of(splat((part.top - zero) * scoring.unit))[0] * share;
+      const int64_t stop = smaller(call_.Lk, (c + 1) * chunks_.keys);
+      for (int64_t j = c * chunks_.keys; j < stop; ++j) strip[j] *= factor;
     }
-    for (; j < call_.Lk; ++j) {
-      s[j] = weight(s[j]);
-      if (received) received[j] += s[j];
+    if (seen_->received && strip_ != seen_->received) {
+      float* received = seen_->received + (b * call_.Hq + head) * call_.Lk;
+      for (int64_t j = 0; j < call_.Lk; ++j) received[j] = (row == 0 ? 0.0f : received[j]) + strip[j];
     }
     if (!seen_->segment_mass) return;
     for (int64_t i = 0; i < seen_->segment_count; ++i) room[i] = 0;
-    for (j = 0; j < call_.Lk; ++j) {
+    for (int64_t j = 0; j < call_.Lk; ++j) {
       const int32_t segment = seen_->segments[b * seen_->segments_batch + j];
-      if (segment >= 0) room[segment] += s[j];
+      if (segment >= 0) room[segment] += strip[j];
     }
     memcpy(seen_->segment_mass + index * seen_->segment_count, room, static_cast<size_t>(seen_->segment_count) * 4);
   }
@@ -359,9 +435,10 @@ class Decoder {
   int64_t G_, rows_, k_, ldq_, ldv_;  // rows of one group: (head of the group, query row)
   Scratch memory_;
   float *outputs_, *scores_;  // (items, rows, ldv), (items, rows, k)
-  float* strip_;              // (B, Hq, Lq, Lk): scores, then weights; null where nobody asks for them
+  float* strip_;              // (B, Hq, Lq, Lk): e of each chunk, then weights; null where nobody asks for them
   int32_t* keys_;
   Found* found_;
+  std::atomic<int32_t>* left_;  // (B, Hkv): chunks that are not done yet; who does the last one joins them
 };
 
 }  // namespace REGARD_ISA
