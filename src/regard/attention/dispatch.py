@@ -94,18 +94,7 @@ def attend(
         >>> attend(x, x, x, mask=Causal()).shape
         torch.Size([1, 8, 100, 64])
     """
-    request = checked(
-        query,
-        key,
-        value,
-        mask=mask,
-        bias=bias,
-        start=start,
-        scale=scale,
-        softcap=softcap,
-        sink_logits=sink_logits,
-        dropout=dropout,
-    )
+    request = checked(query, key, value, mask, bias, start, scale, softcap, sink_logits, dropout)
     observer = _observer.get() if _ever_observed else None
     if observer is not None:
         return observer(request, backend)
@@ -158,18 +147,7 @@ def attend_observed(
         >>> seen.top_keys.shape, seen.received.shape
         (torch.Size([1, 8, 100, 3]), torch.Size([1, 8, 100]))
     """
-    request = checked(
-        query,
-        key,
-        value,
-        mask=mask,
-        bias=bias,
-        start=start,
-        scale=scale,
-        softcap=softcap,
-        sink_logits=sink_logits,
-        dropout=dropout,
-    )
+    request = checked(query, key, value, mask, bias, start, scale, softcap, sink_logits, dropout)
     return observe_request(request, watch, backend)
 
 
@@ -186,7 +164,9 @@ def choose(request: Request, backend: str = "auto", observed: bool = False) -> B
         ValueError: the name is unknown, or the backend refuses the call.
     """
     if backend == "auto":
-        return next(b for b in BACKENDS.values() if b.refuses(request) is None and b.prefers(request, observed))
+        for candidate in BACKENDS.values():  # the rule first: it is the shorter question
+            if candidate.prefers(request, observed) and candidate.refuses(request) is None:
+                return candidate
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; it may be one of auto, {', '.join(BACKENDS)}")
     reason = BACKENDS[backend].refuses(request)

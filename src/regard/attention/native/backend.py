@@ -94,5 +94,7 @@ def prefers(request: Request, observed: bool) -> bool:
 
 
 def _needs_gradient(call: Lowered) -> bool:
+    if not torch.is_grad_enabled():
+        return False
     tensors = (call.query, call.key, call.value, call.distance, call.sink)
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)

@@ -24,7 +24,9 @@ SPARE = 64
 LARGEST_MATRIX = 64 * 2**20
 """Bytes up to which a mask that is no intervals is written out as a boolean matrix."""
 
-_CALL = struct.Struct("=9q 20q 2d 6q 2q 11q 3q 2q")
+_CALL = struct.Struct("=9q 20q 2d 6q 2q")  # up to `start`
+_REST = struct.Struct("=11q 3q 2q")  # from `allowed` on
+_NO_REST = bytes(_REST.size)
 _SEEN = struct.Struct("=14q")
 _GRADIENTS = struct.Struct("=22q")
 _PUSH = struct.Struct("=12q")
@@ -62,28 +64,30 @@ def lowered(request: Request) -> Lowered:
     kind, left, right, ranges, allowed = _mask(request)
     if allowed is not None:
         request = strips.prepared(request)[0]
-    tensor_start = isinstance(request.start, Tensor)
-    starts = request.start.to(torch.int64).contiguous() if isinstance(request.start, Tensor) else None
-    distance, origin = _distances(request)
-    bias = _four_dimensions(request.bias, request) if isinstance(request.bias, Tensor) else None
-    return Lowered(
-        query=request.query,
-        key=request.key,
-        value=request.value,
-        first=None if ranges is None else ranges[0].contiguous(),
-        stop=None if ranges is None else ranges[1].contiguous(),
-        starts=starts,
-        allowed=None if allowed is None else _four_dimensions(allowed, request),
-        bias=bias,
-        distance=distance,
-        sink=None if request.sink_logits is None else request.sink_logits.float().contiguous(),
-        range_kind=kind,
-        left=left,
-        right=right,
-        start=0 if tensor_start else request.start,  # type: ignore[arg-type]
-        origin=origin,
-        scale=request.scale,
-        softcap=request.softcap or 0.0,
+    starts, start, bias, distance, origin = None, request.start, request.bias, None, 0
+    if isinstance(start, Tensor):
+        starts, start = start.to(torch.int64).contiguous(), 0
+    if bias is not None:
+        distance, origin = _distances(request)
+        bias = _four_dimensions(bias, request) if isinstance(bias, Tensor) else None
+    return Lowered(  # by position: every call pays for it, and names cost more than the rest
+        request.query,
+        request.key,
+        request.value,
+        None if ranges is None else ranges[0].contiguous(),
+        None if ranges is None else ranges[1].contiguous(),
+        starts,
+        None if allowed is None else _four_dimensions(allowed, request),
+        bias,
+        distance,
+        None if request.sink_logits is None else request.sink_logits.float().contiguous(),
+        kind,
+        left,
+        right,
+        start,
+        origin,
+        request.scale,
+        request.softcap or 0.0,
     )
 
 
@@ -109,7 +113,7 @@ def _has_ranges(mask: Mask) -> bool:
 
 def _mask(request: Request) -> tuple[int, int, int, tuple[Tensor, Tensor] | None, Tensor | None]:
     """The kind of ranges, two offsets, two arrays, and a boolean matrix, for what cannot be said by ranges."""
-    mask, frame = request.mask, request.frame
+    mask = request.mask
     if mask is None:
         return ALL_KEYS, -1, -1, None, None
     if isinstance(mask, Causal):
@@ -117,6 +121,7 @@ def _mask(request: Request) -> tuple[int, int, int, tuple[Tensor, Tensor] | None
     if isinstance(mask, Window):
         left, right = (-1 if side is None else side for side in (mask.left, mask.right))
         return OFFSETS, left, right, None, None
+    frame = request.frame
     rows = frame.rows(range(frame.Lq))
     ranges: tuple[Tensor, Tensor] | None = mask.ranges(frame, rows)
     if ranges is not None:
@@ -167,13 +172,19 @@ def packed_call(call: Lowered, output: Tensor, logsumexp: Tensor | None, threads
     query, key, value, first, bias, distance = call.query, call.key, call.value, call.first, call.bias, call.distance
     B, Hq, Lq, D = query.shape
     _, Hkv, Lk, Dv = value.shape
-    batch = 0 if first is None or first.shape[0] == 1 else Lq
-    return _CALL.pack(
+    intervals = (0, 0, 0)
+    if first is not None:
+        intervals = (first.data_ptr(), _pointer(call.stop), 0 if first.shape[0] == 1 else Lq)
+    packed = _CALL.pack(
         *(B, Hq, Hkv, Lq, Lk, D, Dv, DTYPES[query.dtype], threads),
-        *(*_tensor(query), *_tensor(key), *_tensor(value), *_tensor(output)),
-        *(call.scale, call.softcap),
-        *(call.range_kind, call.left, call.right, _pointer(first), _pointer(call.stop), batch),
-        *(_pointer(call.starts), call.start),
+        *(query.data_ptr(), *query.stride(), key.data_ptr(), *key.stride()),
+        *(value.data_ptr(), *value.stride(), output.data_ptr(), *output.stride()),
+        *(call.scale, call.softcap, call.range_kind, call.left, call.right, *intervals),
+        *(0 if call.starts is None else call.starts.data_ptr(), call.start),
+    )
+    if call.allowed is bias is distance is call.sink is logsumexp is None:
+        return packed + _NO_REST
+    return packed + _REST.pack(
         *(*_tensor(call.allowed), *_tensor(bias), 0 if bias is None else DTYPES[bias.dtype]),
         *(_pointer(distance), 0 if distance is None else distance.shape[1], call.origin),
         *(_pointer(call.sink), _pointer(logsumexp)),

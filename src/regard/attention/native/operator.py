@@ -106,9 +106,12 @@ def push(call: Lowered, logsumexp: Tensor, r: Tensor, grad_output: Tensor | None
 
 
 def _output(call: Lowered) -> Tensor:
-    B, Hq, Lq, _ = call.query.shape
+    query, Dv = call.query, call.value.shape[3]
+    B, Hq, Lq, _ = query.shape
+    if Lq == 1:
+        return query.new_empty(B, Hq, 1, Dv)
     # (B, Lq, Hq, Dv) in memory: joining the heads afterwards copies nothing.
-    return call.query.new_empty(B, Lq, Hq, call.value.shape[3]).transpose(1, 2)
+    return query.new_empty(B, Lq, Hq, Dv).transpose(1, 2)
 
 
 def _logsumexp(call: Lowered) -> Tensor:
