@@ -84,10 +84,10 @@ class Request:
 
     def needs_grad(self) -> bool:
         """Whether a gradient must reach any tensor of the call."""
+        if not torch.is_grad_enabled():
+            return False
         tensors = (self.query, self.key, self.value, self.sink_logits)
-        return self.bias_needs_grad() or (
-            torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-        )
+        return self.bias_needs_grad() or any(t is not None and t.requires_grad for t in tensors)
 
 
 def checked(

@@ -92,3 +92,21 @@ def test_no_loop_of_a_tile_uses_the_stack(isa: str) -> None:
         assert len(of_this_size) >= LEAST, f"of {vectors} vectors: {[loop.function for loop in of_this_size]}"
     spilling = [f"{loop.function}: {'; '.join(loop.on_the_stack)}" for loop in tiles if loop.on_the_stack]
     assert not spilling, "\n".join(spilling)
+
+
+@pytest.mark.parametrize("isa", TILE_ROWS)
+def test_no_loop_of_the_decoder_uses_the_stack(isa: str) -> None:
+    # What sets them apart: they sum, and fetch the rows that come next.
+    loops_of_it = [
+        loop
+        for loop in loops()
+        if f"{isa}::Decoder::" in loop.function and loop.count("^vfmadd") and loop.count("^prefetch")
+    ]
+    if not any(f"{isa}::" in loop.function for loop in loops()):
+        pytest.skip(f"the library has no functions for {isa}, or no names of them")
+    # One, two and four rows at a time, with keys and with values, in the sums that there are registers for.
+    widest = [loop for loop in loops_of_it if loop.count("^vfmadd") >= 8]
+    assert len(widest) >= 6, [loop.function for loop in loops_of_it]
+    # Addresses that wait in a vector register are moved back for every load.
+    wrong = [loop for loop in loops_of_it if loop.on_the_stack or loop.count("^vmovq|^vpextr")]
+    assert not wrong, "\n".join(f"{loop.function}: {'; '.join(loop.instructions)}" for loop in wrong)
