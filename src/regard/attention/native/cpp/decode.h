@@ -5,16 +5,15 @@
 // between. Chunks are joined in their order, so that no bit depends on the threads.
 #pragma once
 
-#include <algorithm>
 #include <atomic>
-#include <limits>
 #include <new>
 
+#include "best.h"
+#include "few.h"
 #include "forward.h"
 
 namespace REGARD_ISA {
 
-constexpr int64_t AHEAD = 8;  // rows of values that are fetched before they are wanted
 constexpr int64_t FEW_ROWS = L / 2;  // queries of a head up to which this is faster than a panel
 
 // What one query found in one chunk.
@@ -36,23 +35,6 @@ struct Chunks {
   }
 };
 
-// The k largest so far: larger first, earlier first among equals.
-struct Best {
-  float* scores;
-  int32_t* keys;
-  int64_t k;
-
-  void clear() const {
-    for (int64_t i = 0; i < k; ++i) scores[i] = -INFINITE, keys[i] = -1;
-  }
-  void add(float x, int32_t j) const {
-    if (!(x > scores[k - 1])) return;
-    int64_t i = k - 1;
-    for (; i > 0 && x > scores[i - 1]; --i) scores[i] = scores[i - 1], keys[i] = keys[i - 1];
-    scores[i] = x, keys[i] = j;
-  }
-};
-
 class Decoder {
  public:
   Decoder(const Call& call, const Seen* seen)
@@ -61,7 +43,8 @@ class Decoder {
 
   void run() {
     const int64_t heads = call_.B * call_.Hkv, items = heads * chunks_.count;
-    const int64_t strip = seen_ && (seen_->received || seen_->segment_mass) ? call_.B * call_.Hq * call_.Lq * call_.Lk : 0;
+    const bool weights = seen_ && (seen_->received || seen_->segment_mass);
+    const int64_t strip = weights ? call_.B * call_.Hq * call_.Lq * call_.Lk : 0;
     const bool given = strip && seen_->received && call_.Lq == 1;  // what a key received is the one row's weight for it
     constexpr int64_t FOUND = sizeof(Found) / 4;
     outputs_ = memory_.floats(items * rows_ * (ldv_ + 2 * k_ + FOUND) + heads + (given ? 0 : strip));
@@ -71,7 +54,8 @@ class Decoder {
     left_ = reinterpret_cast<std::atomic<int32_t>*>(found_ + items * rows_);
     float* rest = reinterpret_cast<float*>(left_ + heads);
     strip_ = given ? seen_->received : strip ? rest : nullptr;
-    for (int64_t head = 0; head < heads; ++head) new (left_ + head) std::atomic<int32_t>(static_cast<int32_t>(chunks_.count));
+    const auto count = static_cast<int32_t>(chunks_.count);
+    for (int64_t head = 0; head < heads; ++head) new (left_ + head) std::atomic<int32_t>(count);
     share<Scratch>(
         threads(), items, [] { return Scratch(); },
         [&](Scratch& scratch, int64_t item) {
@@ -101,6 +85,11 @@ class Decoder {
       const char* at = row_at(t, call_.dtype, b, h, j);
       for (int64_t c = 0; c < columns * size_of(call_.dtype); c += 64) __builtin_prefetch(at + c);
     }
+  }
+
+  // What one row found in one chunk.
+  Best best_of(int64_t item, int64_t r) const {
+    return {scores_ + (item * rows_ + r) * k_, keys_ + (item * rows_ + r) * k_, k_};
   }
 
   // A call that takes less than waking others does is done by one thread.
@@ -134,13 +123,13 @@ class Decoder {
       const int64_t head = hkv * G_ + r / call_.Lq, row = r % call_.Lq;
       float *scores = s + r * width, *weights = e + r * width;
       float* strip = strip_ ? strip_ + ((b * call_.Hq + head) * call_.Lq + row) * call_.Lk : nullptr;
-      const Best best{scores_ + (item * rows_ + r) * k_, keys_ + (item * rows_ + r) * k_, k_};
-      if (k_) best.clear();
+      const Best best = best_of(item, r);
+      if (k_ && hi <= lo) best.clear();
       if (hi > lo) {
         const float unit = adjust(b, head, row, lo, hi - lo, scores, addend);
-        if (seen_) weigh<true>(b, row, lo, hi, unit, scores, weights, first, found[r]);
-        else weigh<false>(b, row, lo, hi, unit, scores, weights, first, found[r]);
-        if (k_) find_best(best, scores, hi - lo, lo);
+        const V tops = seen_ ? weigh<true>(b, row, lo, hi, unit, scores, weights, first, found[r])
+                             : weigh<false>(b, row, lo, hi, unit, scores, weights, first, found[r]);
+        if (k_) best.find(scores, hi - lo, lo, tops, reinterpret_cast<int32_t*>(addend));
       }
       if (!strip) continue;
       const int64_t from = smaller(lo, stop), to = larger(hi, from);
@@ -152,8 +141,9 @@ class Decoder {
       const int64_t n = smaller(block, hi - j);
       int64_t stride;
       const float* value = rows_of(call_.value, b, hkv, j, n, call_.Dv, ldv_, copy, stride);
-      for (int64_t r = 0; r < rows_;)
-        r += add_values(value, stride, n, e + r * width + (j - lo), width, out + r * ldv_, smaller(4, rows_ - r));
+      by_few(rows_, [&](auto rows, int64_t r) {
+        add_few<decltype(rows)::value>(value, stride, n, e + r * width + (j - lo), width, out + r * ldv_, ldv_);
+      });
     }
   }
 
@@ -162,65 +152,16 @@ class Decoder {
                 float* copy) const {
     int64_t stride;
     const float* key = rows_of(call_.key, b, hkv, j, n, call_.D, ldq_, copy, stride);
-    for (int64_t r = 0; r < rows_;) {
-      const float* q = query + r * ldq_;
-      const int64_t left = rows_ - r;
-      r += left >= 4 ? multiply_rows_by<4>(q, key, stride, n, s + r * width, width)
-         : left >= 2 ? multiply_rows_by<2>(q, key, stride, n, s + r * width, width)
-                     : multiply_rows_by<1>(q, key, stride, n, s + r * width, width);
-    }
+    by_few(rows_, [&](auto rows, int64_t r) {
+      multiply_few<decltype(rows)::value>(query + r * ldq_, ldq_, key, stride, n, s + r * width, width);
+    });
   }
 
-  // R rows with n <= L keys; returns R.
-  template <int R>
-  int64_t multiply_rows_by(const float* query, const float* key, int64_t stride, int64_t n, float* s,
-                           int64_t width) const {
-    constexpr int K = L / R, STEP = K > 8 ? 8 : K;  // keys of one reduction, and those whose addresses fit in registers
-    for (int64_t j = 0; j < n; j += K) {
-      V sums[L];
-#pragma GCC unroll 2
-      for (int i = 0; i < K; i += STEP) add_products<R, STEP, K>(query, key, stride, j + i, n, sums + i);
-      const V found = sums_of(sums);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) memcpy(s + r * width + j, reinterpret_cast<const float*>(&found) + r * K, K * 4);
-    }
-    return R;
-  }
-
-  // sums[r · LD + i] = row r · key j + i, lane by lane. Keys from n on are the last one.
-  template <int R, int K, int LD>
-  void add_products(const float* query, const float* key, int64_t stride, int64_t j, int64_t n, V* sums) const {
-    const float* at[K];
-#pragma GCC unroll 8
-    for (int i = 0; i < K; ++i) at[i] = key + smaller(j + i, n - 1) * stride;
-    const float* q = query;
-    V sum[R][K];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int i = 0; i < K; ++i) sum[r][i] = V{};
-    const int64_t ahead = L * stride;
-    for (int64_t c = 0; c < ldq_; c += L) {
-      V k[K];
-#pragma GCC unroll 8
-      for (int i = 0; i < K; ++i) k[i] = load(at[i] + c), __builtin_prefetch(at[i] + c + ahead);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        const V x = load(q + r * ldq_ + c);
-#pragma GCC unroll 8
-        for (int i = 0; i < K; ++i) sum[r][i] += k[i] * x;
-      }
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int i = 0; i < K; ++i) sums[r * LD + i] = sum[r][i];
-  }
-
-  // The mask's range applied to the scores of keys lo … hi - 1, and their exponentials.
+  // The mask's range applied to the scores of keys lo … hi - 1, and their exponentials. Returns the largest of every
+  // L-th score.
   template <bool OBSERVED>
-  void weigh(int64_t b, int64_t row, int64_t lo, int64_t hi, float unit, float* s, float* e, int64_t origin,
-             Found& found) const {
+  V weigh(int64_t b, int64_t row, int64_t lo, int64_t hi, float unit, float* s, float* e, int64_t origin,
+          Found& found) const {
     const int64_t n = hi - lo, whole = rounded_up(n, L);
     int64_t from, to;
     keys_of(call_, b, row, from, to);
@@ -245,6 +186,7 @@ class Decoder {
     found.total = sum_of(total);
     if constexpr (OBSERVED)
       found.moment = sum_of(moment), found.entropy = sum_of(entropy), found.distance = sum_of(distance);
+    return top;
   }
 
   // Turns products into scores; returns the unit of a score as an exponent of 2.
@@ -259,8 +201,8 @@ class Decoder {
     if (scoring.distance)
       for (int64_t j = 0; j < n; ++j) s[j] += scoring.distance[-(lo + j)];
     if (call_.bias.data) {
-      const char* at = row_at(call_.bias, call_.bias_dtype, b, head, row);
-      read_numbers(addend, at + lo * call_.bias.column * size_of(call_.bias_dtype), call_.bias_dtype, call_.bias.column, n);
+      const int64_t type = call_.bias_dtype, column = call_.bias.column;
+      read_numbers(addend, row_at(call_.bias, type, b, head, row) + lo * column * size_of(type), type, column, n);
       for (int64_t j = 0; j < n; ++j) s[j] = addend[j] == -INFINITE ? addend[j] : s[j] + addend[j];
     }
     if (call_.allowed.data) {
@@ -269,72 +211,6 @@ class Decoder {
       for (int64_t j = 0; j < n; ++j) s[j] = addend[j] != 0 ? s[j] : -INFINITE;
     }
     return scoring.unit;
-  }
-
-  // The k best of n scores. The k-th largest of the maxima of more than k groups of them is a lower bound.
-  void find_best(const Best& best, const float* s, int64_t n, int64_t lo) const {
-    constexpr int64_t MOST = 128;  // group maxima: twice the largest k
-    float maxima[MOST];
-    const int64_t groups = smaller(MOST, rounded_up(2 * k_, L));
-    for (int64_t i = 0; i < groups; ++i) maxima[i] = -INFINITE;
-    int64_t at = 0;
-    for (int64_t j = 0; j < n; j += L, at = at + L < groups ? at + L : 0)
-      store(maxima + at, largest(load(s + j), load(maxima + at)));  // in this order NaN does not come in
-    std::nth_element(maxima, maxima + k_ - 1, maxima + groups, [](float a, float b) { return a > b; });
-    const V least = splat(larger_number(maxima[k_ - 1], -std::numeric_limits<float>::max()));
-    for (int64_t j = 0; j < n; j += L)
-      for (uint32_t word = mask_of(load(s + j) >= least); word; word &= word - 1) {
-        const int i = __builtin_ctz(word);
-        best.add(s[j + i], static_cast<int32_t>(lo + j + i));
-      }
-  }
-
-  static float larger_number(float a, float b) { return a > b ? a : b; }
-
-  // out (R, ldv) += e (R, n) · values (n, ldv), for up to four rows at once; returns how many.
-  int64_t add_values(const float* value, int64_t stride, int64_t n, const float* e, int64_t width, float* out,
-                     int64_t rows) const {
-    if (rows >= 4) return add_rows<4>(value, stride, n, e, width, out);
-    if (rows >= 2) return add_rows<2>(value, stride, n, e, width, out);
-    return add_rows<1>(value, stride, n, e, width, out);
-  }
-
-  template <int R>
-  int64_t add_rows(const float* value, int64_t stride, int64_t n, const float* e, int64_t width, float* out) const {
-    constexpr int MOST = TILE_ROWS == 8 ? (R == 4 ? 4 : 8) : 8 / R;
-    int64_t c = 0;
-    for (; c + MOST * L <= ldv_; c += MOST * L) add_columns<R, MOST>(value + c, stride, n, e, width, out + c);
-    if constexpr (MOST > 4)
-      for (; c + 4 * L <= ldv_; c += 4 * L) add_columns<R, 4>(value + c, stride, n, e, width, out + c);
-    for (; c + 2 * L <= ldv_; c += 2 * L) add_columns<R, 2>(value + c, stride, n, e, width, out + c);
-    for (; c < ldv_; c += L) add_columns<R, 1>(value + c, stride, n, e, width, out + c);
-    return R;
-  }
-
-  template <int R, int C>
-  void add_columns(const float* value, int64_t stride, int64_t n, const float* e, int64_t width, float* out) const {
-    Tile<R, C> sum;
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) sum.at[r][c] = load(out + r * ldv_ + c * L);
-    const int64_t ahead = AHEAD * stride;
-    for (int64_t j = 0; j < n; ++j, value += stride) {
-      V v[C];
-#pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) {
-        v[c] = load(value + c * L);
-        if (c * L % 16 == 0) __builtin_prefetch(value + c * L + ahead);
-      }
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-        for (int c = 0; c < C; ++c) sum.at[r][c] += e[r * width + j] * v[c];
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) store(out + r * ldv_ + c * L, sum.at[r][c]);
   }
 
   // Puts together what the rows of one head found in all chunks.
@@ -391,11 +267,9 @@ class Decoder {
     put(seen_->mean_position, mass > 0 ? position / all.total : nan);
     put(seen_->mean_distance, mass > 0 ? all.distance / all.total : nan);
     if (k_) {
-      const Best best{scores_ + (item * rows_ + r) * k_, keys_ + (item * rows_ + r) * k_, k_};
+      const Best best = best_of(item, r);
       float rest = mass;
-      for (int64_t c = 1; c < chunks_.count; ++c)
-        for (int64_t i = 0; i < k_; ++i)
-          best.add(scores_[((item + c) * rows_ + r) * k_ + i], keys_[((item + c) * rows_ + r) * k_ + i]);
+      for (int64_t c = 1; c < chunks_.count; ++c) best.join(best_of(item + c, r));
       for (int64_t i = 0; i < k_; ++i) {
         const float w = weight(best.scores[i]);
         seen_->top_keys[index * k_ + i] = best.keys[i], seen_->top_weights[index * k_ + i] = w;

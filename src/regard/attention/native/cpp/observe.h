@@ -121,7 +121,8 @@ class Observer {
       // Where keys and rows are neighbours, differences of large sums would lose digits of |i - j|.
       if (start + W > j0 - KEYS && start < j0 + n_keys + KEYS)
         for (int64_t j = 0; j < n_keys; j += NEAR)
-          weigh_some<N, true>(unit, zero, s + j * W, j0 + j, start - (j0 + j), smaller(NEAR, n_keys - j), total, nullptr);
+          weigh_some<N, true>(unit, zero, s + j * W, j0 + j, start - (j0 + j), smaller(NEAR, n_keys - j), total,
+                              nullptr);
       else
         weigh_some<N, false>(unit, zero, s, j0, start - j0, n_keys, total,
                              fetches && j0 + 2 * KEYS <= hi ? &value : nullptr);
@@ -130,9 +131,9 @@ class Observer {
     }
   }
 
-  // The part of `weigh` for up to KEYS keys from `first` on, which stands `apart` before the panel's first row. They are
-  // added to `total`, and summed on their own as well where they are but a part of a tile. Meanwhile the rows of `soon`,
-  // where it is not null, that stand KEYS later are fetched.
+  // The part of `weigh` for up to KEYS keys from `first` on, which stands `apart` before the panel's first row. They
+  // are added to `total`, and summed on their own as well where they are but a part of a tile. Meanwhile the rows of
+  // `soon`, where it is not null, that stand KEYS later are fetched.
   template <int N, bool Part>
   INLINE void weigh_some(float unit, const V (&zero)[N], float* s, int64_t first, int64_t apart, int64_t n_keys,
                          V (&total)[N], const Matrix* soon) {
@@ -300,7 +301,8 @@ inline void attend_observed(const Call& call, const Seen& seen, const uint8_t* v
   const int64_t G = call.Hq / call.Hkv, slots = runs.slots;
   Scratch partial;
   // What keys received a run: (B · Hq, slots, Lk).
-  float* received = !seen.received ? nullptr : slots == 1 ? seen.received : partial.floats(call.B * call.Hq * slots * call.Lk);
+  float* received = seen.received;
+  if (received && slots > 1) received = partial.floats(call.B * call.Hq * slots * call.Lk);
   share<ObserveWorker>(
       call.threads, call.B * call.Hq * slots, [] { return ObserveWorker(); },
       [&](ObserveWorker& worker, int64_t item) {

@@ -94,7 +94,7 @@ INLINE void fetch(const float* row, int64_t columns) {
 //   addend     | (j1 - j0, width) or null
 //   group_top  | the largest of every TILE_ROWS keys, (…, width), or null
 //   slope      | the derivative of the softcap, as s, or null
-//   soon       | values that are wanted next and in no cache yet, or null: they are fetched meanwhile, like the next keys
+//   soon       | values that are wanted next and in no cache yet, or null: fetched meanwhile, like the next keys
 template <int N>
 void score(const Scoring& scoring, const float* query, const Matrix& key, int64_t j0, int64_t j1, const float* addend,
            float* s, V (&top)[N], float* group_top, float* slope, const Matrix* soon = nullptr) {

@@ -136,8 +136,8 @@ INLINE void take_four(V (&a)[FEW], V (&x)[4]) {
   order(a[0], a[1]), order(a[2], a[3]), order(a[4], a[5]), order(a[6], a[7]);
 }
 
-// The FEW largest of the listed keys (`count` ≥ FEW of them), by the network. False where it may have erred in a lane of
-// `lanes`.
+// The FEW largest of the listed keys (`count` ≥ FEW of them), by the network. False where it may have erred in a lane
+// of `lanes`.
 template <bool LISTED>
 INLINE bool find_few(const float* s, int64_t width, const int32_t* rows, int64_t count, I lanes, float* scores,
                      int32_t* keys, int64_t apart) {
@@ -234,7 +234,8 @@ inline void sort_many(const TopRoom& room, const float* s, int64_t width, int64_
 }
 
 // From scores s (count rounded up to TILE_ROWS, N · L) to the k largest of each lane and their keys, counted from the
-// first of s: room.scores and room.keys (k, N · L), -inf and -1 where a row sees fewer. Lanes from `rows` on are no rows.
+// first of s: room.scores and room.keys (k, N · L), -inf and -1 where a row sees fewer. Lanes from `rows` on are no
+// rows.
 template <int N>
 void pick(const TopRoom& room, const float* s, const float* groups, int64_t count, int64_t rows) {
   constexpr int W = N * L;
