@@ -152,6 +152,41 @@ KINDS: dict[str, Kind] = {
             "vision_model_output.attentions": "vision_model.encoder.layers.{}.self_attn",
         },
     ),
+    "gptj": Kind(  # in the open
+        of(
+            "GPTJForCausalLM", "GPTJConfig", n_embd=16, n_layer=2, n_head=4, vocab_size=50, n_positions=64,
+            rotary_dim=4, bos_token_id=0, eos_token_id=1,
+        ),
+        {"input_ids": IDS, "attention_mask": LEFT},
+        {"attentions": "transformer.h.{}.attn"},
+        ("eager",),
+    ),
+    "falcon": Kind(  # sdpa called by name, or in the open
+        of(
+            "FalconForCausalLM", "FalconConfig", hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
+            vocab_size=50, new_decoder_architecture=True, num_kv_heads=2, alibi=False, bos_token_id=0, eos_token_id=1,
+        ),
+        TEXT,
+        {"attentions": "transformer.h.{}.self_attention"},
+    ),
+    "bloom": Kind(  # in the open, with ALiBi
+        of(
+            "BloomForCausalLM", "BloomConfig", hidden_size=16, n_layer=2, n_head=4, vocab_size=50, bos_token_id=0,
+            eos_token_id=1,
+        ),
+        {"input_ids": IDS, "attention_mask": LEFT},
+        {"attentions": "transformer.h.{}.self_attention"},
+        ("eager",),
+    ),
+    "deberta": Kind(  # in the open, with products of positions in the scores
+        of(
+            "DebertaV2Model", "DebertaV2Config", **LM, relative_attention=True, pos_att_type=["c2p", "p2c"],
+            max_relative_positions=8, position_biased_input=False, type_vocab_size=0,
+        ),
+        TEXT,
+        {"attentions": "encoder.layer.{}.attention.self"},
+        ("eager",),
+    ),
 }  # fmt: skip
 
 

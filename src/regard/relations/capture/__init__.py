@@ -5,6 +5,7 @@ Calls are found by nets, each for one way in which models compute attention, and
     this library's `attend`                          here
     transformers' attention interface                interface.py
     F.scaled_dot_product_attention, nn.Transformer   function_mode.py
+    a softmax in the open                            open_softmax.py
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from regard.attention.request import Request
 from regard.relations.capture.function_mode import SdpaNet
 from regard.relations.capture.fused_paths import in_the_open, uncompiled
 from regard.relations.capture.interface import looked_up
+from regard.relations.capture.open_softmax import OpenNet
 from regard.relations.capture.seeing import Call, Choice, Seer
 from regard.relations.relations import Relations, Sequence
 
@@ -79,7 +81,8 @@ def observe(
     items = [*elements] if isinstance(elements, list) else [elements or {}]
     relations = Relations([{s.name: s for s in item.values()} for item in items], about or {})
     choice = Choice(None if layers is None else frozenset(layers), heads)
-    seer = Seer(relations, watch or Watch(), choice, items[0], memory, (_own_calls, SdpaNet))
+    nets = (_own_calls, SdpaNet, OpenNet)
+    seer = Seer(model, relations, watch or Watch(), choice, items[0], memory, nets)
     with ExitStack() as stack:
         stack.enter_context(in_the_open(model))
         stack.enter_context(looked_up())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.attention import Causal, Observation, Watch
 from regard.attention.dispatch import observe_request
@@ -110,6 +110,7 @@ class Seer:
     """Observes the calls of one model, for as long as one `observe` lasts.
 
     Args:
+        model: the model.
         relations: where what is seen goes.
         watch: what is kept.
         choice: which layers and heads.
@@ -120,6 +121,7 @@ class Seer:
 
     def __init__(
         self,
+        model: nn.Module,
         relations: Relations,
         watch: Watch,
         choice: Choice,
@@ -130,6 +132,7 @@ class Seer:
         self.relations, self.watch, self.choice = relations, watch, choice
         self.elements, self.memory = elements, memory
         self.masks = MaskReader()
+        self.parameters = {p.untyped_storage().data_ptr() for p in model.parameters() if type(p) is nn.Parameter}
         self.ran = False
         self.overtaken = False  # another observer of the same model saw what it computed
         self._lock = threading.Lock()
@@ -250,8 +253,7 @@ class Seer:
             return
         self._checked.add(form)
         with torch.no_grad(), ours():
-            step = max(1, request.Lq // _SAMPLE)
-            expected, rows = call.sampled(torch.arange(request.Lq - 1, -1, -step, device=output.device).flip(0))
+            expected, rows = call.sampled(sample_rows(request.Lq, output.device))
             if request.dropout:
                 output = observe_request(replace(request, dropout=0.0), Watch(keep=False))[0]
             error, allowed = _difference(
@@ -262,6 +264,11 @@ class Seer:
                 f"attention at {path!r} is not what it was read as: sampled rows differ by {error:.1e} from what the"
                 f" model's own function gives, where rounding explains {allowed:.1e}"
             )
+
+
+def sample_rows(Lq: int, device: torch.device) -> Tensor:
+    """The rows that are compared, (r,): some of them, the last one always."""
+    return torch.arange(Lq - 1, -1, -max(1, Lq // _SAMPLE), device=device).flip(0)
 
 
 def _difference(request: Request, rows: Tensor, found: Tensor, expected: Tensor) -> tuple[float, float]:
