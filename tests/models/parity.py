@@ -14,6 +14,11 @@ from regard.models.checkpoint import Checkpoint, read_checkpoint
 TOLERANCE = 1e-4
 """Logits in float32 may differ by this much."""
 
+FIGURES: dict[str, float] = {}
+"""The largest difference of each model_type, for docs/models.md."""
+
+_last: list[str] = []  # the model_type saved last: tests of one model follow each other
+
 
 def saved(directory: Path, kind: Any, config: Any, *, scale: float = 1.0) -> tuple[Any, Path]:
     """A random model of one of transformers' classes, in evaluation mode, and the directory where it is saved.
@@ -34,6 +39,7 @@ def saved(directory: Path, kind: Any, config: Any, *, scale: float = 1.0) -> tup
                 parameter.add_(0.1 * torch.randn_like(parameter))
     place = directory / kind.__name__
     model.save_pretrained(place)
+    _last[:] = [config.model_type]
     return model, place
 
 
@@ -42,6 +48,8 @@ def assert_same(ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> N
     assert ours.shape == theirs.shape
     assert theirs.std() > 10 * tolerance, "the numbers hardly differ among themselves: this would hide faults"
     worst = float((ours - theirs).abs().max())
+    for kind in _last:
+        FIGURES[kind] = max(FIGURES.get(kind, 0.0), worst)
     assert worst <= tolerance, f"the largest difference is {worst:.2e}, allowed are {tolerance:.0e}"
 
 
