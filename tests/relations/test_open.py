@@ -61,6 +61,11 @@ SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "capped": capped,
     "baddbmm": lambda q, k: torch.baddbmm(BIAS.repeat(B, 1, 1), q.flatten(0, 1), k.flatten(0, 1).mT, beta=2, alpha=0.5),
     "other leading dimensions": windows,
+    "a factor a head": lambda q, k: (q @ k.mT) * torch.tensor([0.5, 2.0, 1.0])[:, None, None] + BIAS,
+    "a factor a row": lambda q, k: (
+        (q.flatten(0, 1) @ k.flatten(0, 1).mT).view(B, H, L, L) / torch.arange(1, L + 1)[:, None]
+    ),
+    "there and back": lambda q, k: torch.einsum("bhqd,bhkd->qkbh", q, k).permute(2, 3, 0, 1) + BIAS,
     "in float64": lambda q, k: (q @ k.mT).double().add(BIAS),
 }
 
@@ -136,6 +141,17 @@ class Sorted(nn.Module):
         return (x @ x.mT).relu().softmax(-1) @ x
 
 
+class Exponentials(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        scores = x @ x.mT
+        return (scores - scores.logsumexp(-1, keepdim=True)).exp() @ x
+
+
+class Padded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad((x @ x.mT).softmax(-1), (0, 2)) @ F.pad(x, (0, 0, 0, 2))
+
+
 class OtherSide(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.mT @ (x @ x.mT).softmax(-1)
@@ -163,6 +179,8 @@ class Flexible(nn.Module):
     [
         (Pooling(), "what enters its softmax is no product of queries and keys"),
         (Sorted(), "its scores go through aten.relu"),
+        (Exponentials(), "its softmax is put together from aten.exp"),
+        (Padded(), "its weights go through aten.constant_pad_nd"),
         (OtherSide(), "its weights are the right-hand factor of a product"),
         (Linear(), "its softmax is over dimension -2"),
         (Fused(), "the fused operator aten::_scaled_dot_product_flash_attention_for_cpu computes it whole"),
@@ -189,7 +207,8 @@ def test_what_is_not_understood_is_reported(model: nn.Module, reason: str):
 def test_a_softmax_that_weighs_nothing_is_nobodys_attention():
     class Classifier(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
-            return F.log_softmax(super().forward(x), -1) + super().forward(x).softmax(-1).sum(-1, keepdim=True)
+            weights = super().forward(x).softmax(-1)  # a gate, which a layer mixes
+            return F.log_softmax(weights @ self[0].weight, -1) + weights.sum(-1, keepdim=True)
 
     model = nn.ModuleList([Classifier(nn.Linear(D, 7)), Open(SCORES["plain"])]).eval()
     with warnings.catch_warnings(), regard.observe(model) as relations:

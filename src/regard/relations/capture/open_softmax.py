@@ -37,7 +37,11 @@ _RESHAPED = {
     _aten.view, _aten._unsafe_view, _aten.reshape, _aten.unsqueeze, _aten.squeeze, _aten.expand, _aten.permute,
     _aten.transpose,
 }  # fmt: skip
-_DROPPED = {_aten.native_dropout, _aten.mul, _aten.mul_, _aten.div, _aten.div_, _aten.masked_fill, _aten.masked_fill_}
+_EXPONENTIAL = {_aten.exp, _aten.exp_}
+# What may happen to weights: dropout, which is a product with zeros and ones, or a head that is switched off.
+_KEPT = _SAME | {
+    _aten.native_dropout, _aten.mul, _aten.mul_, _aten.div, _aten.div_, _aten.masked_fill, _aten.masked_fill_,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,7 @@ class _Scores:
     scale: float = 1.0
     cap: float | None = None
     added: tuple[Tensor, ...] = ()  # each broadcasts to `shape`
+    order: tuple[int, ...] = ()  # in which dimensions larger than 1 stand, where that is not how they came
     problem: str | None = None
 
 
@@ -62,6 +67,7 @@ class _Weights:
     problem: str | None
     rows: Tensor = field(default_factory=lambda: torch.empty(0))  # of which `sample` has the weights
     sample: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, r, Lk)
+    order: tuple[int, ...] = ()  # as of scores
     used: bool = False
 
 
@@ -102,28 +108,41 @@ class OpenNet(TorchDispatchMode):
         if weights is not None:
             self._follow_weights(packet, args, weights, out)
         elif packet in _PRODUCTS:
-            if not any(t.untyped_storage().data_ptr() in self._seer.parameters for t in args[-2:]):
+            if not any(map(self._is_parameter, args[-2:])):
                 self._scores[out] = _product(packet, args, kwargs, out)
         elif packet in _SOFTMAX:
             self._weights[out] = _softmax(self._scores.get(args[0]), args[0], args[1], out)
         else:
             scores = next((s for s in map(self._scores.get, tensors) if s is not None), None)
-            if scores is not None:
+            if scores is not None and packet in _EXPONENTIAL:
+                self._weights[out] = _Weights(out.shape, None, f"its softmax is put together from {packet}")
+            elif scores is not None:
                 self._scores[out] = _changed(scores, packet, args, kwargs, out, self._scores.get(args[0]) is None)
 
     def _follow_weights(self, packet: Any, args: tuple[Any, ...], weights: _Weights, out: Tensor) -> None:
         if packet in _PRODUCTS:
-            right = args[-1]
+            left, right = args[-2:]
+            if self._is_parameter(right):
+                return  # a layer of the model, not values that are weighed
             if self._weights.get(right) is not None:
                 weights.problem = "its weights are the right-hand factor of a product"
             if not weights.used:
                 weights.used = True
-                self._see(weights, args[-2], right, out)
-        elif packet in _SAME or packet in _DROPPED or packet in _RESHAPED:
-            same = _in_order(packet, args, out) if packet in _RESHAPED else out.shape == args[0].shape
-            self._weights[out] = weights if same else replace(weights, problem=f"its weights go through {packet}")
-        elif out.dim() > 1 and out.shape[-1] > 1 and out.shape[:-1].numel() == weights.shape[:-1].numel():
-            self._weights[out] = replace(weights, problem=f"its weights go through {packet}")
+                self._see(weights, left, right, out)
+            return
+        order: tuple[int, ...] | None = weights.order
+        if packet in _RESHAPED:
+            order = _reordered(packet, args, out, weights.order)
+        elif packet not in _KEPT or out.shape != args[0].shape:
+            order = None
+        if order is not None:
+            self._weights[out] = weights if order == weights.order else replace(weights, order=order)
+        elif out.shape[:-1].numel() == weights.shape[:-1].numel() or out.numel() >= weights.shape.numel():
+            problem = weights.problem or f"its weights go through {packet}"
+            self._weights[out] = replace(weights, problem=problem)
+
+    def _is_parameter(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage().data_ptr() in self._seer.parameters
 
     def _see(self, weights: _Weights, left: Tensor, value: Tensor, output: Tensor) -> None:
         """Observes softmax(scores) · value, where `left` are the weights, or says why it cannot."""
@@ -132,7 +151,12 @@ class OpenNet(TorchDispatchMode):
             seer.miss(weights.problem or "")
             return
         lead = _batch_and_heads(scores.shape, seer.place)
-        if lead is None or left.shape[-2:] != weights.shape[-2:] or value.shape[:-2].numel() != lead[0] * lead[1]:
+        if (
+            lead is None
+            or weights.order
+            or left.shape[-2:] != weights.shape[-2:]
+            or value.shape[:-2].numel() != lead[0] * lead[1]
+        ):
             seer.miss(f"its scores have shape {tuple(scores.shape)} and its values {tuple(value.shape)}")
             return
         q, k, v = (t.reshape(*lead, *t.shape[-2:]) for t in (scores.query, scores.key.mT, value))
@@ -162,7 +186,8 @@ def _softmax(scores: _Scores | None, given: Tensor, dim: int, out: Tensor) -> _W
     if scores is None:
         return _Weights(out.shape, None, "what enters its softmax is no product of queries and keys")
     matrix = (scores.query.shape[-2], scores.key.shape[-1])
-    if scores.problem is not None or dim % given.dim() != given.dim() - 1 or given.shape[-2:] != matrix:
+    last = dim % given.dim() == given.dim() - 1
+    if scores.problem is not None or scores.order or not last or given.shape[-2:] != matrix:
         problem = scores.problem or f"its softmax is over dimension {dim} of {tuple(given.shape)}"
         return _Weights(out.shape, None, problem)
     rows = sample_rows(out.shape[-2], out.device)
@@ -177,31 +202,38 @@ def _changed(
     found = None
     if packet in _SAME and out.shape == scores.shape:
         return scores
-    if packet in _RESHAPED and _in_order(packet, args, out):
-        if not scores.added:
-            return replace(scores, shape=out.shape)
-        if out.shape[-2:] == scores.shape[-2:]:
+    if packet in _RESHAPED:
+        order = _reordered(packet, args, out, scores.order)
+        if order is not None and not scores.added:
+            return replace(scores, shape=out.shape, order=order)
+        if order == () and out.shape[-2:] == scores.shape[-2:]:
             added = tuple(_leading(term, scores.shape, out.shape[:-2]) for term in scores.added)
             return replace(scores, shape=out.shape, added=added)
-    elif change is not None and out.shape == scores.shape:
+    elif change is not None and out.shape == scores.shape and not scores.order:
         found = change(scores, args, kwargs, second)
-    if found is None and out.shape.numel() == scores.shape.numel():
+    if found is None and out.numel() == scores.shape.numel():
         found = replace(scores, shape=out.shape, problem=scores.problem or f"its scores go through {packet}")
     return found
 
 
-def _in_order(packet: Any, args: tuple[Any, ...], out: Tensor) -> bool:
-    """Whether a new shape leaves all numbers in their order, and adds none."""
+def _reordered(packet: Any, args: tuple[Any, ...], out: Tensor, order: tuple[int, ...]) -> tuple[int, ...] | None:
+    """In which order the dimensions larger than 1 stand after a change of shape, () for that in which they came; None
+    where numbers were repeated, or dimensions joined in another order."""
     given: Tensor = args[0]
     if out.numel() != given.numel():
-        return False
-    order = [*range(given.dim())]
+        return None
+    large = [d for d in range(given.dim()) if given.shape[d] != 1]
+    if packet not in (_aten.permute, _aten.transpose):
+        unjoined = [n for n in out.shape if n != 1] == [given.shape[d] for d in large]
+        return order if unjoined or not order else None
+    dims = [*range(given.dim())]
     if packet is _aten.permute:
-        order = [d % given.dim() for d in args[1]]
-    elif packet is _aten.transpose:
-        order[args[1]], order[args[2]] = order[args[2]], order[args[1]]
-    order = [d for d in order if given.shape[d] != 1]
-    return order == sorted(order)
+        dims = [d % given.dim() for d in args[1]]
+    else:
+        dims[args[1]], dims[args[2]] = dims[args[2]], dims[args[1]]
+    before = order or tuple(range(len(large)))
+    after = tuple(before[large.index(d)] for d in dims if d in large)
+    return () if list(after) == sorted(after) else after
 
 
 def _leading(term: Tensor, shape: torch.Size, lead: tuple[int, ...]) -> Tensor:
@@ -222,21 +254,24 @@ def _number(value: Any) -> float | None:
 
 
 def _multiplied(scores: _Scores, args: tuple[Any, ...], kwargs: dict[str, Any], second: bool) -> _Scores | None:
-    number = _number(args[0] if second else args[1])
-    return None if number is None else _times(scores, number)
+    return _times(scores, args[0] if second else args[1])
 
 
 def _divided(scores: _Scores, args: tuple[Any, ...], kwargs: dict[str, Any], second: bool) -> _Scores | None:
-    number = _number(args[1])
-    return None if second or not number or kwargs.get("rounding_mode") else _times(scores, 1 / number)
+    return None if second or kwargs.get("rounding_mode") else _times(scores, 1 / args[1])
 
 
-def _times(scores: _Scores, factor: float) -> _Scores | None:
-    added = tuple(term * factor for term in scores.added)
+def _times(scores: _Scores, factor: Any) -> _Scores | None:
+    number, added = _number(factor), tuple(term * factor for term in scores.added)
+    if number is None:  # of a head or a row: the query takes it
+        factor = _leading(factor, scores.shape, scores.query.shape[:-2])
+        if factor.shape[-1] != 1 or scores.cap is not None:
+            return None
+        return replace(scores, query=scores.query * factor, added=added)
     if scores.cap is None:
-        return replace(scores, scale=scores.scale * factor, added=added)
+        return replace(scores, scale=scores.scale * number, added=added)
     # cap · tanh(scale · x / cap): the cap grows, what is inside stays
-    return replace(scores, cap=scores.cap * factor, scale=scores.scale * factor, added=added) if factor > 0 else None
+    return replace(scores, cap=scores.cap * number, scale=scores.scale * number, added=added) if number > 0 else None
 
 
 def _capped(scores: _Scores, args: tuple[Any, ...], kwargs: dict[str, Any], second: bool) -> _Scores | None:
