@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.command_line import run  # noqa: F401  (a fixture)
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 

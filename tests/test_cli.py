@@ -1,20 +1,17 @@
 """The command line as a user runs it, with a small model on disk."""
 
-import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from regard.cli import main
 from regard.models import save_model
+from tests.command_line import Run
 from tests.models.small_translator import small_tokenizer, small_translator
 
-Run = Callable[..., subprocess.CompletedProcess[bytes]]
 SENTENCE = "A man opens the window."
 
 
@@ -23,28 +20,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "small"
     about = {"languages": ["en", "de"], "decoding": {"beams": 2, "alpha": 1.0}}
     return save_model(directory, small_translator(), small_tokenizer(), card="", about=about)
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
-    """Runs the command in this process: as `regard`, but without reading torch from disk each time."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        monkeypatch.setattr(sys, "argv", ["regard", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
-        capfdbinary.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as exit:
-            code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
-        sys.stdout.flush()
-        out, err = capfdbinary.readouterr()
-        return subprocess.CompletedProcess([], code, out, err)
-
-    return run
 
 
 def _in_a_process(*arguments: str | bytes, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:

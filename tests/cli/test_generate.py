@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from regard.pipelines import GenerationPipeline, pipeline
-from tests.cli.conftest import Regard
+from tests.command_line import Run
 from tests.models.small_llama import small_checkpoint
 
 
@@ -27,16 +27,16 @@ def write(place: Path) -> GenerationPipeline:
     return found
 
 
-def test_a_prompt_and_a_piped_one(regard: Regard, place: Path, write: GenerationPipeline):
+def test_a_prompt_and_a_piped_one(run: Run, place: Path, write: GenerationPipeline):
     expected = write("Two dogs", max_new_tokens=9).text
     for args, stdin in ((("Two dogs",), b""), ((), b"Two dogs\n")):
-        result = regard("generate", "-m", place, *args, "--max-new-tokens", "9", stdin=stdin)
+        result = run("generate", "-m", place, *args, "--max-new-tokens", "9", stdin=stdin)
         assert (result.returncode, result.stdout.decode()) == (0, expected + "\n")
 
 
-def test_json_lines_and_seeds(regard: Regard, place: Path, write: GenerationPipeline):
+def test_json_lines_and_seeds(run: Run, place: Path, write: GenerationPipeline):
     options = ("--lines", "--json", "--temperature", "1.5", "--top-p", "0.9", "--seed", "4", "--max-new-tokens", "7")
-    result = regard("generate", "-m", place, *options, stdin=b"Two dogs\nx\n")
+    result = run("generate", "-m", place, *options, stdin=b"Two dogs\nx\n")
     answers = [json.loads(line) for line in result.stdout.splitlines()]
     expected = write(["Two dogs", "x"], temperature=1.5, top_p=0.9, seed=4, max_new_tokens=7)
     assert [a["ids"] for a in answers] == [list(e.ids) for e in expected]
@@ -45,12 +45,12 @@ def test_json_lines_and_seeds(regard: Regard, place: Path, write: GenerationPipe
     assert b"2 of 2" in result.stderr
 
 
-def test_one_message(regard: Regard, place: Path, write: GenerationPipeline):
+def test_one_message(run: Run, place: Path, write: GenerationPipeline):
     messages = [{"role": "system", "content": "Brief."}, {"role": "user", "content": "dogs?"}]
     expected = write.chat(messages, max_new_tokens=6)
     options = ("--system", "Brief.", "--max-new-tokens", "6", "--threads", "1")
-    assert regard("chat", "-m", place, "dogs?", *options).stdout.decode() == expected.text + "\n"
-    piped = regard("chat", "-m", place, "--json", *options, stdin=b"dogs?")
+    assert run("chat", "-m", place, "dogs?", *options).stdout.decode() == expected.text + "\n"
+    piped = run("chat", "-m", place, "--json", *options, stdin=b"dogs?")
     assert json.loads(piped.stdout) == expected.to_dict() | {
         "log_probabilities": json.loads(piped.stdout)["log_probabilities"]
     }
@@ -70,8 +70,8 @@ def test_one_message(regard: Regard, place: Path, write: GenerationPipeline):
         (("chat", "-m", "PLACE", " "), "the message is empty"),
     ],
 )
-def test_bad_input_is_one_line(regard: Regard, place: Path, args: tuple[str, ...], message: str):
-    result = regard(*(place if arg == "PLACE" else arg for arg in args))
+def test_bad_input_is_one_line(run: Run, place: Path, args: tuple[str, ...], message: str):
+    result = run(*(place if arg == "PLACE" else arg for arg in args))
     error = result.stderr.decode()
     assert result.returncode == 2 and result.stdout == b""
     assert message in error and error.startswith("regard: ") and error.count("\n") == 1

@@ -9,7 +9,7 @@ import transformers
 
 from regard.pipelines import pipeline
 from regard.pipelines.seeing import see_text
-from tests.cli.conftest import Regard
+from tests.command_line import Run
 from tests.models.parity import saved
 from tests.models.small_bert import TEXTS, small_bert, small_roberta
 from tests.models.small_llama import small_checkpoint
@@ -66,17 +66,17 @@ def test_a_decoder_continues(models: dict[str, Path]):
 
 
 @pytest.mark.parametrize("task", ["embed", "fill", "classify", "generate"])
-def test_the_command(regard: Regard, models: dict[str, Path], tmp_path: Path, task: str):
+def test_the_command(run: Run, models: dict[str, Path], tmp_path: Path, task: str):
     page = tmp_path / "page.html"
     options = ("--max-new-tokens", "4") if task == "generate" else ()
     expected = see_text(models[task], TEXTS[0], **({"max_new_tokens": 4} if options else {}))
-    result = regard("see", "-m", models[task], "-", "-o", page, "--json", *options, stdin=f"{TEXTS[0]}\r\n".encode())
+    result = run("see", "-m", models[task], "-", "-o", page, "--json", *options, stdin=f"{TEXTS[0]}\r\n".encode())
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert (found["input"], found["answer"]) == (TEXTS[0], expected["answer"])
     assert found["sequences"] == expected["sequences"]
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
-    shown = regard("see", "-m", models[task], TEXTS[0], "-o", page, *options)  # its own page is replaced
+    shown = run("see", "-m", models[task], TEXTS[0], "-o", page, *options)  # its own page is replaced
     assert (shown.returncode, shown.stderr) == (0, b"")
     assert TEXTS[0] in shown.stdout.decode() and "What the heads do" in shown.stdout.decode()
 
@@ -92,19 +92,19 @@ def test_the_command(regard: Regard, models: dict[str, Path], tmp_path: Path, ta
     ],
 )
 def test_bad_input_is_one_line(
-    regard: Regard, models: dict[str, Path], tmp_path: Path, task: str, args: tuple[str, ...], message: str
+    run: Run, models: dict[str, Path], tmp_path: Path, task: str, args: tuple[str, ...], message: str
 ):
-    result = regard("see", "-m", models[task], "-o", tmp_path / "page.html", *args)
+    result = run("see", "-m", models[task], "-o", tmp_path / "page.html", *args)
     error = result.stderr.decode()
     assert (result.returncode, result.stdout, error.count("\n")) == (2, b"", 1), error
     assert message in error
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_model_of_images_reads_no_text(regard: Regard, tmp_path: Path):
+def test_a_model_of_images_reads_no_text(run: Run, tmp_path: Path):
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
     config = transformers.ViTConfig(**sizes, image_size=32, patch_size=16)
     _, place = saved(tmp_path, transformers.ViTForImageClassification, config)
-    result = regard("see", "-m", place, TEXT, "--json")
+    result = run("see", "-m", place, TEXT, "--json")
     assert (result.returncode, result.stdout) == (2, b"")
     assert result.stderr.decode().endswith("holds a vit, which reads image: it must be a model of text\n")
