@@ -287,12 +287,13 @@ def _run_guarded(
     """The same once more, on other threads, with results in guarded memory: the same bits, whatever their layout."""
     room, low = draw.buffers.room, lowered(checked(*call.tensors, **call.options))
     case = replace(case, threads=case.threads % 4 + 1)
-    ours = room(tuple(output.shape), output.dtype)
     logsumexp = room(tuple(output.shape[:3]), torch.float32, compact=True)
-    packed = packed_call(low, ours, logsumexp, case.threads)
-    assert library.load().regard_attend(packed) == 0
-    same_bits(ours, output, "output")
-    _differentiate(draw, case, low, ours, logsumexp, found)
+    for dtype in {torch.float32, output.dtype}:  # the gradients are of what was not rounded
+        ours = room(tuple(output.shape), dtype)
+        assert library.load().regard_attend(packed_call(low, ours, logsumexp, case.threads)) == 0
+        same_bits(ours.to(output.dtype), output, "output")
+        if dtype == torch.float32:
+            _differentiate(draw, case, low, ours, logsumexp, found)
 
     ours = room(tuple(output.shape), output.dtype)
     fields = {
@@ -314,7 +315,7 @@ def _differentiate(
     draw: Draw, case: Case, low: Lowered, output: Tensor, logsumexp: Tensor, found: dict[str, Tensor]
 ) -> None:
     room = draw.buffers.room
-    grad_output = draw.buffers.place(cotangent(output).to(output.dtype))
+    grad_output = draw.buffers.place(cotangent(output).to(low.query.dtype))
     ours = [room(tuple(tensor.shape), tensor.dtype) for tensor in (low.query, low.key, low.value)]
     distance = None
     if low.distance is not None:

@@ -184,6 +184,20 @@ def test_half_precision_is_rounded_to_the_nearest_and_ties_to_even(dtype: torch.
     assert torch.equal(output, expected.expand_as(output))
 
 
+@pytest.mark.parametrize("watch", [None, Watch()], ids=["plain", "observed"])
+@pytest.mark.parametrize("rows", [3, 60])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_rounding_of_a_large_output_is_nothing_to_its_gradients(
+    dtype: torch.dtype, rows: int, watch: Watch | None
+) -> None:
+    call = fixed(1, 4, 2, rows, 90, 16, 24, dtype=dtype, sink_logits=torch.randn(4))
+    call = replace(call, value=call.value + 200)  # rounded by more than a hundredth of what tells values apart
+    expected = gradients(call.to(torch.float64), "reference")
+    for name, gradient in gradients(call, "native", watch).items():
+        largest = float(expected[name].abs().max())
+        assert_near(gradient / largest, expected[name] / largest, 2 * torch.finfo(dtype).eps, name)
+
+
 @pytest.mark.parametrize("start", [1_000_000, -1_000_000, 16_777_217])
 @pytest.mark.parametrize("rows", ROWS)
 def test_rows_far_from_their_keys(rows: int, start: int) -> None:

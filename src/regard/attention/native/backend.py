@@ -24,7 +24,7 @@ def attend(request: Request) -> Tensor:
     """softmax(scores) · value, (B, Hq, Lq, Dv)."""
     call = lowered(request)
     if torch.compiler.is_compiling():
-        return compiled.attend(*call)[0]
+        return compiled.attend(*call)[0].to(call.query.dtype)
     if _needs_gradient(call):
         return operator.Attend.apply(*call)  # type: ignore[no-any-return]
     return operator.output_of(call)
@@ -64,7 +64,7 @@ def _compiled(
     asked = [watch.received, watch.entropy, watch.position]
     output, logsumexp, *fields = compiled.attend_observed(detached, *numbers, watch.top, asked, segments, count)
     if _needs_gradient(call):
-        output = compiled.attend(*call)[0]
+        output = compiled.attend(*call)[0].to(call.query.dtype)
     wanted = {
         "top_keys": watch.top > 0,
         "top_weights": watch.top > 0,

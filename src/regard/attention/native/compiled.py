@@ -38,7 +38,7 @@ def attend(  # noqa: PLR0913, what has a gradient must be an argument of its own
     scale: float,
     softcap: float,
 ) -> tuple[Tensor, Tensor]:
-    """`operator.forward` of a Lowered's fields."""
+    """`operator.forward` of a Lowered's fields: in float32, to be rounded by the caller."""
     return operator.forward(
         Lowered(
             *(query, key, value, first, stop, starts, allowed, bias, distance, sink),
@@ -55,6 +55,7 @@ def attend_backward(
     """`operator.backward`; `saved` are output, logsumexp and the output's gradient. What has no gradient is empty."""
     output, logsumexp, grad_output = saved
     call = _joined(tensors, numbers, factors)
+    grad_output = grad_output.to(call.query.dtype)  # what it was before the output's rounding passed it on
     query, key, value, distance, sink = operator.backward(call, output, logsumexp, grad_output)
     empty = query.new_empty
     return query, key, value, empty(0) if distance is None else distance, empty(0) if sink is None else sink
@@ -83,15 +84,15 @@ def _joined(tensors: list[Tensor | None], numbers: list[int], factors: list[floa
     return Lowered(*fields)
 
 
-def _like_output(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def _like_output(query: Tensor, value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     B, Hq, Lq, _ = query.shape
-    output = query.new_empty(B, Lq, Hq, value.shape[3]).transpose(1, 2)
+    output = query.new_empty(B, Lq, Hq, value.shape[3], dtype=dtype).transpose(1, 2)
     return output, query.new_empty(B, Hq, Lq, dtype=torch.float32)
 
 
 @attend.register_fake
 def _(*arguments: Any) -> tuple[Tensor, Tensor]:
-    return _like_output(arguments[0], arguments[2])
+    return _like_output(arguments[0], arguments[2], torch.float32)
 
 
 @attend_backward.register_fake
@@ -106,7 +107,7 @@ def _(tensors: list[Any], *_: Any) -> tuple[Tensor, ...]:
 def _(
     tensors: list[Any], numbers: Any, factors: Any, top: int, asked: list[bool], segments: Any, segment_count: int
 ) -> list[Tensor]:
-    output, logsumexp = _like_output(tensors[0], tensors[2])
+    output, logsumexp = _like_output(tensors[0], tensors[2], tensors[0].dtype)
     B, Hq, Lq = logsumexp.shape
     sizes: dict[str, tuple[int, ...] | None] = {
         "max_weight": (Lq,),

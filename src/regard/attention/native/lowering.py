@@ -24,7 +24,7 @@ SPARE = 64
 LARGEST_MATRIX = 64 * 2**20
 """Bytes up to which a mask that is no intervals is written out as a boolean matrix."""
 
-_CALL = struct.Struct("=9q 20q 2d 6q 2q")  # up to `start`
+_CALL = struct.Struct("=10q 20q 2d 6q 2q")  # up to `start`
 _REST = struct.Struct("=11q 3q 2q")  # from `allowed` on
 _NO_REST = bytes(_REST.size)
 _SEEN = struct.Struct("=14q")
@@ -176,7 +176,7 @@ def packed_call(call: Lowered, output: Tensor, logsumexp: Tensor | None, threads
     if first is not None:
         intervals = (first.data_ptr(), _pointer(call.stop), 0 if first.shape[0] == 1 else Lq)
     packed = _CALL.pack(
-        *(B, Hq, Hkv, Lq, Lk, D, Dv, DTYPES[query.dtype], threads),
+        *(B, Hq, Hkv, Lq, Lk, D, Dv, DTYPES[query.dtype], DTYPES[output.dtype], threads),
         *(query.data_ptr(), *query.stride(), key.data_ptr(), *key.stride()),
         *(value.data_ptr(), *value.stride(), output.data_ptr(), *output.stride()),
         *(call.scale, call.softcap, call.range_kind, call.left, call.right, *intervals),

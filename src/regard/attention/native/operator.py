@@ -38,8 +38,12 @@ def output_of(call: Lowered) -> Tensor:
 
 
 def forward(call: Lowered) -> tuple[Tensor, Tensor]:
-    """The output, and the logsumexp (B, Hq, Lq) in float32, which the gradient needs."""
-    output, logsumexp = _output(call), _logsumexp(call)
+    """The output and the logsumexp (B, Hq, Lq), both float32 whatever the call's dtype is, as the gradient needs them.
+
+    It takes differences between what an output and its values are worth, and in half precision a large output would be
+    rounded by more than that.
+    """
+    output, logsumexp = _output(call, torch.float32), _logsumexp(call)
     packed = packed_call(call, output, logsumexp, torch.get_num_threads())
     _succeed(_library().regard_attend(packed))
     return output, logsumexp
@@ -53,9 +57,18 @@ def forward_observed(
     position: bool,
     segments: Tensor | None,
     segment_count: int,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
-    """As `forward`, and the fields of an Observation that were asked for; `segments` is (B|1, Lk) int32."""
-    output, logsumexp = _output(call), _logsumexp(call)
+    """The output, the logsumexp, and the fields of an Observation that were asked for.
+
+    Args:
+        call: what is computed.
+        top, received, entropy, position: as in a Watch.
+        segments: (B|1, Lk) int32, or None.
+        segment_count: how many there are.
+        dtype: of the output: float32 where a gradient is wanted; None is the call's.
+    """
+    output, logsumexp = _output(call, dtype), _logsumexp(call)
     B, Hq, Lq = logsumexp.shape
     Lk = call.key.shape[2]
 
@@ -82,7 +95,7 @@ def forward_observed(
 def backward(
     call: Lowered, output: Tensor, logsumexp: Tensor, grad_output: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """The gradients of query, key, value, distances and sink."""
+    """The gradients of query, key, value, distances and sink, from what `forward` returned."""
     gradients = (torch.empty_like(call.query), torch.empty_like(call.key), torch.empty_like(call.value))
     distance = None
     if call.distance is not None:
@@ -92,7 +105,7 @@ def backward(
     sink = None
     if call.sink is not None:
         weight = torch.exp(call.sink[:, None] - logsumexp)  # (B, Hq, Lq), which went nowhere
-        sink = -(weight * (grad_output.float() * output.float()).sum(-1)).sum((0, 2))
+        sink = -(weight * (grad_output.float() * output).sum(-1)).sum((0, 2))
     return (*gradients, None if distance is None else distance.sum(0), sink)
 
 
@@ -105,13 +118,13 @@ def push(call: Lowered, logsumexp: Tensor, r: Tensor, grad_output: Tensor | None
     return out
 
 
-def _output(call: Lowered) -> Tensor:
+def _output(call: Lowered, dtype: torch.dtype | None = None) -> Tensor:
     query, Dv = call.query, call.value.shape[3]
     B, Hq, Lq, _ = query.shape
     if Lq == 1:
-        return query.new_empty(B, Hq, 1, Dv)
+        return query.new_empty(B, Hq, 1, Dv, dtype=dtype)
     # (B, Lq, Hq, Dv) in memory: joining the heads afterwards copies nothing.
-    return query.new_empty(B, Lq, Hq, Dv).transpose(1, 2)
+    return query.new_empty(B, Lq, Hq, Dv, dtype=dtype).transpose(1, 2)
 
 
 def _logsumexp(call: Lowered) -> Tensor:
@@ -131,7 +144,7 @@ def _succeed(status: int) -> None:
 
 
 class Attend(torch.autograd.Function):
-    """`forward` with gradients."""
+    """`forward` with gradients, in the call's dtype."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
@@ -139,7 +152,7 @@ class Attend(torch.autograd.Function):
         call = Lowered(*arguments)
         output, logsumexp = forward(call)
         _remember(ctx, call, output, logsumexp)
-        return output
+        return output.to(call.query.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
@@ -154,11 +167,11 @@ class AttendObserved(torch.autograd.Function):
     def forward(ctx: Any, watch: tuple[Any, ...], *arguments: Any) -> tuple[Tensor | None, ...]:
         """The output, the logsumexp, then SEEN; `watch` holds the further arguments of `forward_observed`."""
         call = Lowered(*arguments)
-        output, logsumexp, seen = forward_observed(call, *watch)
+        output, logsumexp, seen = forward_observed(call, *watch, dtype=torch.float32)
         _remember(ctx, call, output, logsumexp)
         fields = (logsumexp, *(seen[name] for name in SEEN))
         ctx.mark_non_differentiable(*(field for field in fields if field is not None))
-        return (output, *fields)
+        return (output.to(call.query.dtype), *fields)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:

@@ -257,7 +257,8 @@ class Differentiator {
     for (int64_t row = from; row < to; ++row) {
       fetch_row(row_at(call_.query, call_.dtype, place.b, place.head, row), call_.D * size);
       fetch_row(row_at(to_.grad_output, call_.dtype, place.b, place.head, row), call_.Dv * size);
-      fetch_row(row_at(call_.output, call_.dtype, place.b, place.head, row), call_.Dv * size);
+      fetch_row(row_at(call_.output, call_.output_dtype, place.b, place.head, row),
+                call_.Dv * size_of(call_.output_dtype));
     }
   }
 
@@ -281,7 +282,7 @@ class Differentiator {
       }
       read_rows(query, ldq_, call_.query, call_.dtype, panel.b, panel.head, row, 1, call_.D);
       read_rows(grad, ldv_, to_.grad_output, call_.dtype, panel.b, panel.head, row, 1, call_.Dv);
-      read_rows(output_row_, ldv_, call_.output, call_.dtype, panel.b, panel.head, row, 1, call_.Dv);
+      read_rows(output_row_, ldv_, call_.output, call_.output_dtype, panel.b, panel.head, row, 1, call_.Dv);
       V sum = V{};
       for (int64_t c = 0; c < ldv_; c += L) sum += load(grad + c) * load(output_row_ + c);
       part.delta[i] = sum_of(sum);

@@ -18,7 +18,8 @@ enum RangeKind : int64_t { ALL_KEYS = 0, OFFSETS = 1, INTERVALS = 2 };
 
 struct Call {
   int64_t B, Hq, Hkv, Lq, Lk, D, Dv;
-  int64_t dtype;    // of query, key, value, output and their gradients
+  int64_t dtype;    // of query, key, value and their gradients, and of the output's
+  int64_t output_dtype;  // the same or FLOAT32
   int64_t threads;  // at most so many work on it
 
   Tensor4 query, key, value, output;

@@ -246,7 +246,8 @@ class Decoder {
       const float share = end.share[0];
       if (call_.logsumexp) call_.logsumexp[index] = end.logsumexp[0];
       for (int64_t i = 0; i < ldv_; ++i) out[i] *= share;
-      write_numbers(row_to(call_.output, call_.dtype, b, head, row), out, call_.dtype, call_.output.column, call_.Dv);
+      const int64_t type = call_.output_dtype;
+      write_numbers(row_to(call_.output, type, b, head, row), out, type, call_.output.column, call_.Dv);
       if (seen_) report(scoring, item, r, all, position, end);
       if (strip_) finish_strip(scoring, item, r, zero, share, out);
     }

@@ -62,7 +62,7 @@ struct Flight {
     if (call.logsumexp)
       memcpy(call.logsumexp + (panel.b * call.Hq + panel.head) * call.Lq + panel.row, logsumexp,
              static_cast<size_t>(panel.rows) * 4);
-    write_turned(call.output, call.dtype, panel, out, call.Dv, share, room, streams);
+    write_turned(call.output, call.output_dtype, panel, out, call.Dv, share, room, streams);
   }
 };
 
@@ -101,7 +101,7 @@ inline void attend(const Call& call, const uint8_t* seen) {
   const int64_t G = call.Hq / call.Hkv, group = division.group, items = division.items;
   const int64_t one = Flight::room(call), columns = rounded_up(larger(call.D, call.Dv), L);
   const int64_t tile = (KEYS + TILE_ROWS) * PANEL;
-  const bool streams = streamed(call.output, call.dtype, call.B * call.Hq * call.Lq * call.Dv);
+  const bool streams = streamed(call.output, call.output_dtype, call.B * call.Hq * call.Lq * call.Dv);
 
   share<ForwardWorker>(
       call.threads, call.B * call.Hkv * items, [] { return ForwardWorker(); },

@@ -37,7 +37,8 @@ constexpr Offsets OFFSETS;  // 0, 1, 2, …
 class Observer {
  public:
   Observer(const Call& call, const Seen& seen)
-      : call_(call), seen_(seen), streams_(streamed(call.output, call.dtype, call.B * call.Hq * call.Lq * call.Dv)) {}
+      : call_(call), seen_(seen),
+        streams_(streamed(call.output, call.output_dtype, call.B * call.Hq * call.Lq * call.Dv)) {}
 
   static int64_t room(const Call& call, const Seen& seen) {
     const int64_t keys = call.Lk + TILE_ROWS, columns = rounded_up(larger(call.D, call.Dv), L);
@@ -98,7 +99,7 @@ class Observer {
     if (seen_.segment_mass) gather_segments<N>(share);
     float shares[PANEL];
     for (int n = 0; n < N; ++n) store(shares + n * L, share[n]);
-    write_turned(call_.output, call_.dtype, panel_, out_, call_.Dv, shares, room_, streams_);
+    write_turned(call_.output, call_.output_dtype, panel_, out_, call_.Dv, shares, room_, streams_);
     report<N>(room, scoring.unit, zero, ends);
   }
 
