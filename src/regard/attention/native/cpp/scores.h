@@ -60,13 +60,16 @@ inline void read_addends(const Scoring& scoring, int64_t j0, int64_t j1, float* 
   }
 }
 
-// Scores from products: M keys from j on, those from `end` on are no keys.
+// Scores from products s (M, N · L): M keys from j on, those from `end` on are no keys. Out of the way, so that what
+// needs none of it keeps its tile in registers.
 template <int M, int N>
-void finish_scores(const Scoring& scoring, Tile<M, N>& s, int64_t j, int64_t end, const float* addend, float* slope) {
+__attribute__((noinline)) void finish_scores(const Scoring& scoring, float* s, int64_t j, int64_t end,
+                                             const float* addend, float* slope) {
   const Panel& panel = scoring.panel;
   for (int m = 0; m < M; ++m, ++j) {
     for (int n = 0; n < N; ++n) {
-      V x = s.at[m][n];
+      float* at = s + (m * N + n) * L;
+      V x = load(at);
       if (!scoring.plain) x *= scoring.scale;
       if (scoring.cap != 0) {
         const V t = tanh_of(x * scoring.into_cap);
@@ -80,7 +83,7 @@ void finish_scores(const Scoring& scoring, Tile<M, N>& s, int64_t j, int64_t end
       }
       const I key = splat(static_cast<int32_t>(j));
       const I seen = (key >= load(panel.first + n * L)) & (key < load(panel.stop + n * L));
-      s.at[m][n] = j < end ? select(seen, x, splat(-INFINITE)) : splat(-INFINITE);
+      store(at, j < end ? select(seen, x, splat(-INFINITE)) : splat(-INFINITE));
     }
   }
 }
@@ -112,19 +115,29 @@ void score(const Scoring& scoring, const float* query, const Matrix& key, int64_
     Tile<M, N> tile;
     tile.clear();
     multiply_rows(tile, rows, query, W, D);
+    float* to = s + (j - j0) * W;
+    V group[N];
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) {
+      group[n] = tile.at[0][n];
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        group[n] = largest(tile.at[m][n], group[n]);
+        store(to + (m * N + n) * L, tile.at[m][n]);
+      }
+    }
     if (!(scoring.plain && j >= scoring.panel.all_lo && j + M <= scoring.panel.all_hi && j + M <= j1)) {
       const int64_t at = (j - j0) * W;
-      finish_scores(scoring, tile, j, j1, addend ? addend + at : nullptr, slope ? slope + at : nullptr);
+      finish_scores<M, N>(scoring, to, j, j1, addend ? addend + at : nullptr, slope ? slope + at : nullptr);
+      for (int n = 0; n < N; ++n) {
+        group[n] = load(to + n * L);
+        for (int m = 1; m < M; ++m) group[n] = largest(load(to + (m * N + n) * L), group[n]);
+      }
     }
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
-      V g = tile.at[0][n];
-#pragma GCC unroll 8
-      for (int m = 1; m < M; ++m) g = largest(tile.at[m][n], g);
-      top[n] = largest(g, top[n]);
-      if (group_top) store(group_top + ((j - j0) / M * N + n) * L, g);
-#pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) store(s + (j - j0 + m) * W + n * L, tile.at[m][n]);
+      top[n] = largest(group[n], top[n]);
+      if (group_top) store(group_top + ((j - j0) / M * N + n) * L, group[n]);
     }
   }
 }
