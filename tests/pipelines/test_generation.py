@@ -1,16 +1,20 @@
 """The generation pipeline: prompts and chats, batches, streaming, limits, relations, a real model."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from regard.generation import SettingsError
 from regard.inputs.tokenizer import TokenizerError
 from regard.models import ModelError
 from regard.pipelines import Generation, GenerationPipeline, TextTooLong, pipeline
+from tests.inputs.tokenizer.made import byte_level
+from tests.models.parity import saved
 from tests.models.small_llama import small_checkpoint
 from tests.models.test_gguf import smollm
 
@@ -151,3 +155,19 @@ def test_smollm_chats_sensibly():
     assert len(relations.sites) == 30
     labels = [e.label for e in answer.elements if e.span is not None]
     assert "Paris" in labels and "France" in labels
+
+
+def test_gpt2_continues_what_gpt2_does(tmp_path: Path):
+    config = GPT2Config(vocab_size=340, n_embd=32, n_layer=2, n_head=4, n_positions=64, eos_token_id=0, bos_token_id=0)
+    theirs, place = saved(tmp_path, GPT2LMHeadModel, config, scale=6.0)
+    for file in byte_level().iterdir():
+        (place / file.name).write_bytes(file.read_bytes())
+    write = pipeline(place, max_new_tokens=20)
+    answers = write(PROMPTS)
+    for answer in answers:
+        ids = torch.tensor([answer.prompt_ids])
+        options = {"do_sample": False, "max_new_tokens": 20, "pad_token_id": 0, "suppress_tokens": [*range(330, 340)]}
+        assert list(answer.ids) == theirs.generate(ids, **options)[0, ids.shape[1] :].tolist()
+    command = [sys.executable, "-m", "regard.cli", "generate", "-m", str(place), "--max-new-tokens", "20", PROMPTS[0]]
+    result = subprocess.run(command, capture_output=True, timeout=200)
+    assert (result.returncode, result.stdout.decode()) == (0, answers[0].text + "\n")

@@ -9,21 +9,22 @@ from typing import Any
 from regard.models.family import Family, Head, ModelError
 
 MODULES: Mapping[str, str] = {
+    "audio-spectrogram-transformer": "audio_spectrogram",
     "bert": "bert",
     "camembert": "roberta",
+    "deit": "vit",
+    "dinov2": "vit",
+    "dinov2_with_registers": "vit",
     "distilbert": "distilbert",
+    "gpt2": "gpt2",
     "llama": "llama",
     "mistral": "llama",
     "qwen2": "llama",
     "qwen3": "llama",
     "roberta": "roberta",
-    "xlm-roberta": "roberta",
-    "vit": "vit",
-    "deit": "vit",
-    "dinov2": "vit",
-    "dinov2_with_registers": "vit",
     "videomae": "videomae",
-    "audio-spectrogram-transformer": "audio_spectrogram",
+    "vit": "vit",
+    "xlm-roberta": "roberta",
 }
 """From model_type in config.json to the module of `regard.models` whose FAMILIES reads it."""
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from regard.models.rules import Rule
 
@@ -19,12 +20,14 @@ T = TypeVar("T")
 
 ACTIVATIONS: Mapping[str, str] = {
     "gelu": "gelu",
+    "gelu_fast": "gelu_tanh",
     "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
+    "tanh": "tanh",
 }
 """From transformers' names of activations to those of `regard.transformer.FeedForward`."""
 
@@ -65,11 +68,13 @@ class Settings:
     Args:
         values: the whole object.
         where: the file, for messages.
+        tensors: those of the checkpoint by name, which says some things that the file does not.
     """
 
-    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+    def __init__(self, values: Mapping[str, Any], where: str, tensors: Mapping[str, Tensor] | None = None) -> None:
         self.values = values
         self.where = where
+        self.tensors = tensors or {}
 
     def __contains__(self, name: str) -> bool:
         return self.values.get(name) is not None
@@ -128,6 +133,12 @@ class Settings:
             raise self.error("id2label", "an object with a name for each class 0, 1, 2 …")
         found = {int(key): str(name) for key, name in names.items()}
         return tuple(found[i] for i in range(len(found)))
+
+    def holds(self, name: str, *, beside: str | None = None) -> bool:
+        """Whether the checkpoint has a tensor of this name; with `beside`, one that is no repetition of that other."""
+        tensor = self.tensors.get(name)
+        other = None if beside is None else self.tensors.get(beside)
+        return tensor is not None and (other is None or not torch.equal(tensor, other))
 
     def refuse(self, name: str, *allowed: Any) -> None:
         """Refuse any value but these, None always among them: the model could not do what it asks for."""

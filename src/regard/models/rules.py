@@ -93,7 +93,7 @@ class Join:
 
 @dataclass(frozen=True)
 class Tie:
-    """A tensor of the checkpoint that repeats another one; it may be there or not.
+    """A tensor of the checkpoint that repeats another one; either of the two may be left out.
 
     Args:
         theirs: the name of the repetition.
@@ -128,7 +128,18 @@ class Spelling:
     usual: str
 
 
-Rule = Rename | Join | Tie | Ignore | Spelling
+@dataclass(frozen=True)
+class Prefix:
+    """A beginning of the checkpoint's names that some files leave out, all or none of them; they are written as read.
+
+    Args:
+        theirs: it, with its dot.
+    """
+
+    theirs: str
+
+
+Rule = Rename | Join | Tie | Ignore | Spelling | Prefix
 
 
 @dataclass(frozen=True)
@@ -174,6 +185,9 @@ def read_tensors(
     spelled = _spelled(rules, tensors)
     names = {theirs: usual for usual, theirs in spelled.items()}
     tensors = {names.get(name, name): tensor for name, tensor in tensors.items()}
+    dtypes = {name: t.dtype for name, t in tensors.items()}
+    ties = [rule for rule in rules if isinstance(rule, Tie) and rule.theirs in tensors]
+    tensors = {tie.to: tensors[tie.theirs] for tie in ties} | tensors
     entries = _entries(rules, expected)
     wrong: list[str] = []
     state: dict[str, Tensor] = {}
@@ -190,7 +204,7 @@ def read_tensors(
     wrong += _unknown(rules, rest, tensors)
     if wrong:
         raise TensorError(listed(wrong))
-    return state, Layout({name: t.dtype for name, t in tensors.items()}, rest, spelled)
+    return state, Layout(dtypes, rest, spelled)
 
 
 def write_tensors(
@@ -213,6 +227,9 @@ def write_tensors(
     for rule in rules:
         if isinstance(rule, Tie) and rule.theirs in layout.dtypes and rule.to in tensors:
             tensors[rule.theirs] = tensors[rule.to].clone()  # a file holds each tensor by itself
+    for rule in rules:
+        if isinstance(rule, Tie) and rule.theirs in layout.dtypes and rule.to not in layout.dtypes:
+            tensors.pop(rule.to, None)
     tensors |= {name: tensor for name, tensor in layout.ignored.items() if name not in tensors}
     order = {name: i for i, name in enumerate(layout.dtypes)}
     names = sorted(tensors, key=lambda name: order.get(name, len(order)))
@@ -252,7 +269,21 @@ def _spelled(rules: Sequence[Rule], tensors: Mapping[str, Tensor]) -> dict[str, 
                 usual = name.removesuffix(rule.theirs) + rule.usual
                 if name.endswith(rule.theirs) and usual not in tensors:
                     found[usual] = name
+        elif isinstance(rule, Prefix) and not any(name.startswith(rule.theirs) for name in tensors):
+            known = [_pattern(name) for other in rules for name in _names(other) if name.startswith(rule.theirs)]
+            found |= {
+                rule.theirs + name: name
+                for name in tensors
+                if any(pattern.fullmatch(rule.theirs + name) for pattern in known)
+            }
     return found
+
+
+def _names(rule: Rule) -> Sequence[str]:
+    """The checkpoint's names in a rule."""
+    if isinstance(rule, Rename | Join):
+        return [name for name in rule.sources if name is not None]
+    return [rule.theirs, rule.to] if isinstance(rule, Tie) else [rule.theirs] if isinstance(rule, Ignore) else []
 
 
 def _pattern(name: str) -> re.Pattern[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,6 +14,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "silu": F.silu,
+    "tanh": torch.tanh,
 }
 
 
@@ -24,7 +26,7 @@ class FeedForward(nn.Module):
     Args:
         d_model: width of input and output.
         hidden: width between the two projections.
-        activation: "relu", "gelu", "gelu_tanh" or "silu".
+        activation: "relu", "gelu", "gelu_tanh", "silu" or "tanh".
         gated: multiply the activation with a second projection, as in SwiGLU (silu) and GEGLU (gelu). One matrix
             holds both, the activated one first.
         bias: whether the projections have biases.
