@@ -16,21 +16,24 @@ def scores_after(sentence: int, prefix: tuple[int, ...], vocabulary: int) -> tor
 class TableSteps:
     """The `Steps` of these sentences; counts the rows it is asked about."""
 
-    def __init__(self, sentences: Sequence[int], vocabulary: int) -> None:
+    def __init__(self, sentences: Sequence[int], vocabulary: int, bos: int) -> None:
         self.sentences = list(sentences)
         self.vocabulary = vocabulary
-        self.prefixes: list[tuple[int, ...]] = [()] * len(self.sentences)
+        self.prefixes: list[tuple[int, ...]] = [(bos,)] * len(self.sentences)
         self.rows_per_step: list[int] = []
+
+    def prompt_scores(self) -> torch.Tensor:
+        self.rows_per_step.append(len(self.prefixes))
+        beams = len(self.prefixes) // len(self.sentences)
+        return torch.stack(
+            [scores_after(self.sentences[i // beams], p, self.vocabulary) for i, p in enumerate(self.prefixes)]
+        )
 
     def scores(self, pieces: torch.Tensor, position: int) -> torch.Tensor:
         assert len(pieces) == len(self.prefixes)
         self.prefixes = [(*p, piece) for p, piece in zip(self.prefixes, pieces.tolist(), strict=True)]
-        assert {len(p) for p in self.prefixes} == {position + 1}
-        self.rows_per_step.append(len(pieces))
-        beams = len(pieces) // len(self.sentences)
-        return torch.stack(
-            [scores_after(self.sentences[i // beams], p, self.vocabulary) for i, p in enumerate(self.prefixes)]
-        )
+        assert {len(p) for p in self.prefixes} == {position + 2}
+        return self.prompt_scores()
 
     def follow(self, rows: torch.Tensor) -> None:
         self.prefixes = [self.prefixes[row] for row in rows.tolist()]

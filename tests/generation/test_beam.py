@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regard.generation import Hypothesis, TranslatorSteps, beam_search
+from regard.generation import Constraints, EncoderDecoderSteps, Hypothesis, beam_search
 from tests.generation.table_model import TableSteps, every_hypothesis, scores_after
 from tests.models.small_translator import small_translator
 
@@ -15,7 +15,7 @@ alphas = st.sampled_from([0.0, 0.6, 1.0, 2.0])
 
 
 def search(names: list[int], limits: list[int], vocabulary: int, **settings) -> list[Hypothesis]:
-    return beam_search(TableSteps(names, vocabulary), limits, bos=BOS, eos=EOS, **settings)
+    return beam_search(TableSteps(names, vocabulary, BOS), limits, eos=EOS, **settings)
 
 
 @settings(max_examples=40)
@@ -23,7 +23,7 @@ def search(names: list[int], limits: list[int], vocabulary: int, **settings) -> 
 def test_a_wide_beam_finds_what_trying_everything_finds(names: list[int], alpha: float, data: st.DataObject):
     vocabulary, banned = data.draw(st.sampled_from([(3, ()), (4, ()), (4, (0,)), (5, (0, BOS))]))
     limits = [data.draw(st.integers(1, 4)) for _ in names]
-    found = search(names, limits, vocabulary, beams=128, alpha=alpha, banned=banned)
+    found = search(names, limits, vocabulary, beams=128, alpha=alpha, constraints=Constraints(banned=banned))
     for name, limit, hypothesis in zip(names, limits, found, strict=True):
         every = every_hypothesis(name, vocabulary, limit, BOS, EOS, banned)
         scored = {ids: (total / ((5 + len(ids)) / 6) ** alpha, total) for ids, total in every}
@@ -64,8 +64,8 @@ def test_more_beams_find_no_worse_answer_than_greedy_search_among_everything(nam
 
 def test_finished_sentences_leave_the_batch():
     names = list(range(12))
-    steps = TableSteps(names, 5)
-    found = beam_search(steps, [3, 20] * 6, bos=BOS, eos=EOS, beams=3)
+    steps = TableSteps(names, 5, BOS)
+    found = beam_search(steps, [3, 20] * 6, eos=EOS, beams=3)
     assert steps.rows_per_step[0] == 12  # one beginning a sentence, not one a beam
     assert steps.rows_per_step[1] <= 36
     assert steps.rows_per_step[3] <= 18  # half of them had at most three pieces
@@ -84,7 +84,7 @@ def test_scores_are_log_probabilities_over_the_length_penalty():
 
 
 def test_no_sentence():
-    assert beam_search(TableSteps([], 5), [], bos=BOS, eos=EOS) == []
+    assert beam_search(TableSteps([], 5, BOS), [], eos=EOS) == []
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_no_sentence():
         ({"beams": 0}, "beams is 0: it must be at least 1"),
         ({"alpha": -1.0}, "alpha is -1.0: it must be at least 0"),
         ({"alpha": float("nan")}, "alpha is nan"),
-        ({"banned": (2,)}, "banned holds 2, the end piece"),
+        ({"constraints": Constraints(banned=(2,))}, "banned holds 2, the end piece"),
         ({"limits": [0]}, r"limits are \[0\]"),
     ],
 )
 def test_settings_that_make_no_sense(changes: dict, message: str):
     with pytest.raises(ValueError, match=message):
-        beam_search(TableSteps([1], 5), **({"limits": [4], "bos": BOS, "eos": EOS} | changes))
+        beam_search(TableSteps([1], 5, BOS), **({"limits": [4], "eos": EOS} | changes))
 
 
 @pytest.fixture(scope="module", params=["sinusoidal", "rotary"])
@@ -112,8 +112,8 @@ LENGTHS = torch.tensor([6, 1, 4, 6, 2])
 
 @torch.no_grad()
 def translate(model, source: torch.Tensor, lengths: torch.Tensor, *, cached: bool = True, beams: int = 4):
-    steps = TranslatorSteps(model, source, lengths, cached=cached)
-    return beam_search(steps, lengths * 2 + 3, bos=BOS, eos=EOS, banned=(0, BOS), beams=beams)
+    steps = EncoderDecoderSteps(model, source, lengths, cached=cached)
+    return beam_search(steps, lengths * 2 + 3, eos=EOS, constraints=Constraints(banned=(0, BOS)), beams=beams)
 
 
 def same(first: list[Hypothesis], second: list[Hypothesis]) -> None:
@@ -158,7 +158,7 @@ def test_with_several_ends_or_none_a_wide_beam_finds_what_trying_everything_find
             else:
                 stack.append((longer, total + log))
     best = max(scored, key=scored.__getitem__)
-    steps = TableSteps([name], 5)
-    found = beam_search(steps, [limit], bos=BOS, eos=sorted(ends), beams=128, alpha=alpha, must_end=False)[0]
+    steps = TableSteps([name], 5, BOS)
+    found = beam_search(steps, [limit], eos=sorted(ends), beams=128, alpha=alpha, must_end=False)[0]
     assert found.ids == best
     assert found.score == pytest.approx(scored[best])

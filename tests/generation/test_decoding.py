@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regard.generation import CausalSteps, GenerationSettings, SettingsError, generate_ids, stream_ids
+from regard.generation import CausalSteps, GenerationSettings, SettingsError, generate_ids, read_settings, stream_ids
 from regard.generation import decoding as module
 from regard.generation.stops import StopText
 from regard.models.checkpoint import read_checkpoint
@@ -61,16 +61,19 @@ def test_an_end_stops_as_in_transformers(pair: Any):
 
 
 def test_beams_are_transformers(pair: Any):
-    """Compared by log-probability alone, where both define the same search; prompts of one length, as padding counts
-    in their scores of pieces that went before."""
+    """With prompts of one length, as padding counts in their scores of pieces that went before."""
     theirs, ours, prompts = pair
     same = [p[:5] for p in prompts]
     eos = their_answers(theirs, same, None, do_sample=False, max_new_tokens=12)[0][6]
-    expected = their_answers(
-        theirs, same, eos, do_sample=False, num_beams=3, length_penalty=0.0, early_stopping="never", max_new_tokens=12
-    )
-    found = generate_ids(ours, same, GenerationSettings(max_new_tokens=12, beams=3, alpha=0.0, stop_ids=(eos,)))
-    assert [list(a.ids) for a in found] == expected
+    for changes in (
+        {},
+        {"length_penalty": 0.0, "early_stopping": "never"},
+        {"length_penalty": 2.0, "early_stopping": True, "no_repeat_ngram_size": 2},
+    ):
+        options = {"num_beams": 3, "max_new_tokens": 12} | changes
+        expected = their_answers(theirs, same, eos, do_sample=False, **options)
+        chosen = read_settings(options | {"eos_token_id": eos}, "options", vocab_size=97)
+        assert [list(a.ids) for a in generate_ids(ours, same, chosen)] == expected
 
 
 @torch.no_grad()

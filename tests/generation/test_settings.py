@@ -51,15 +51,15 @@ def test_what_samples():
         "do_sample": True, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [2, 7], "pad_token_id": 0,
         "stop_strings": "###", "transformers_version": "4.40", "max_length": 4096, "max_new_tokens": 12, "min_p": None,
     }  # fmt: skip
-    assert read_settings(values, "here") == GenerationSettings(
+    assert read_settings(values, "here", vocab_size=9000) == GenerationSettings(
         temperature=0.6, top_p=0.9, top_k=50, stop_ids=(2, 7), stop=("###",), max_new_tokens=12
     )
 
 
 def test_what_does_not_sample_is_greedy_whatever_else_it_says():
     values = {"temperature": 0.6, "top_p": 0.9, "top_k": 3, "eos_token_id": 2, "repetition_penalty": 1.1}
-    assert read_settings(values, "here") == GenerationSettings(stop_ids=(2,), repetition_penalty=1.1)
-    assert read_settings({}, "here") == GenerationSettings()
+    assert read_settings(values, "here", vocab_size=9000) == GenerationSettings(stop_ids=(2,), repetition_penalty=1.1)
+    assert read_settings({}, "here", vocab_size=9000) == GenerationSettings()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_what_does_not_sample_is_greedy_whatever_else_it_says():
 )
 def test_a_checkpoint_with_a_wrong_value_is_refused(name: str, value: Any):
     with pytest.raises(ModelError, match=r"here/generation_config\.json"):
-        read_settings({"do_sample": True} | {name: value}, "here/generation_config.json")
+        read_settings({"do_sample": True} | {name: value}, "here/generation_config.json", vocab_size=9000)
 
 
 NAMES = ["do_sample", "temperature", "top_k", "top_p", "eos_token_id", "num_beams", "stop_strings", "max_new_tokens"]
@@ -94,7 +94,7 @@ json_values = st.recursive(
 @given(st.dictionaries(st.sampled_from(NAMES), json_values))
 def test_any_file_is_read_or_refused(values: dict[str, Any]):
     try:
-        found = read_settings(values, "file")
+        found = read_settings(values, "file", vocab_size=9000)
     except ModelError as error:
         assert str(error).startswith("file: ")
     else:

@@ -3,19 +3,21 @@
 from regard.generation.batches import translate_ids
 from regard.generation.beam import Hypothesis, beam_search
 from regard.generation.causal import CausalModel, CausalSteps
+from regard.generation.constraints import Constraints
 from regard.generation.decoding import Continuation, Written, generate_ids, stream_ids
 from regard.generation.settings import GenerationSettings, SettingsError, read_settings
-from regard.generation.steps import Steps, TranslatorSteps
+from regard.generation.steps import EncoderDecoderSteps, Steps
 
 __all__ = [
     "CausalModel",
     "CausalSteps",
+    "Constraints",
     "Continuation",
+    "EncoderDecoderSteps",
     "GenerationSettings",
     "Hypothesis",
     "SettingsError",
     "Steps",
-    "TranslatorSteps",
     "Written",
     "beam_search",
     "generate_ids",

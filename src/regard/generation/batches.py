@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from regard.generation.beam import Hypothesis, beam_search
-from regard.generation.steps import TranslatorSteps
+from regard.generation.constraints import Constraints
+from regard.generation.steps import EncoderDecoderSteps
 from regard.inputs.text import TextTokenizer
 from regard.models.translator import Translator
 
@@ -51,13 +52,12 @@ def translate_ids(
         rows = [torch.tensor(sources[i]) for i in batch]
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad)
         hypotheses = beam_search(
-            TranslatorSteps(model, padded.to(device), torch.tensor([lengths[i] for i in batch], device=device)),
+            EncoderDecoderSteps(model, padded.to(device), torch.tensor([lengths[i] for i in batch], device=device)),
             torch.tensor([limits[i] for i in batch], device=device),
-            bos=tokenizer.bos,
             eos=tokenizer.eos,
-            banned=(tokenizer.pad, tokenizer.bos, tokenizer.unk),
             beams=beams,
             alpha=alpha,
+            constraints=Constraints(banned=(tokenizer.pad, tokenizer.bos, tokenizer.unk)),
         )
         found |= zip(batch, hypotheses, strict=True)
     return [found[i] for i in range(len(sources))]

@@ -74,7 +74,7 @@ class CausalSteps:
         self._cache = model.cache(capacity, padded=padded)
 
     def prompt_scores(self) -> Tensor:
-        """Scores (N, V) of what follows each prompt: the first call."""
+        """See `Steps.prompt_scores`."""
         assert self._prompts is not None, "the prompts are computed already"
         ids, self._prompts = self._prompts, None
         piece = max(1, self._prefill // len(ids))
@@ -86,10 +86,8 @@ class CausalSteps:
         return self._model.logits(hidden[:, -1])[:, : self._vocabulary]
 
     def scores(self, pieces: Tensor, position: int) -> Tensor:
-        """See `Steps.scores`; at position 0 stand the prompts, and `pieces` is not read."""
-        if position == 0:
-            return self.prompt_scores()
-        start = self._length + position - 1
+        """See `Steps.scores`."""
+        start = self._length + position
         hidden = self._model.hidden(pieces[:, None], start=start, padding=self._padding, cache=self._cache)
         return self._model.logits(hidden[:, -1])[:, : self._vocabulary]  # (N, V)
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
+from torch import Tensor
 
 from regard.generation.beam import beam_search
 from regard.generation.causal import PREFILL_POSITIONS, CausalModel, CausalSteps
-from regard.generation.sampling import Sampler
+from regard.generation.sampling import Sampler, texts
 from regard.generation.settings import GenerationSettings, SettingsError
+from regard.generation.steps import EncoderDecoderSteps, Steps
 from regard.generation.stops import StopText
+from regard.models.encoder_decoder import EncoderDecoder
 
 Finish = Literal["stop", "length", "context", "interrupted"]
 """Why an answer ends: a stop piece or text, `max_new_tokens`, the model's positions, or Ctrl-C."""
@@ -54,6 +57,19 @@ class Continuation:
     finish: Finish
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What an encoder-decoder answers.
+
+    Args:
+        read: what its `encode` reads: ids (N, Ls) for example.
+        lengths: (N,), of each source.
+    """
+
+    read: Tensor
+    lengths: Tensor
+
+
 @dataclass
 class _Entry:
     """An answer being written."""
@@ -79,10 +95,11 @@ class _Entry:
 
 @torch.inference_mode()
 def stream_ids(
-    model: CausalModel,
+    model: CausalModel | EncoderDecoder,
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings | None = None,
     *,
+    sources: Sources | None = None,
     decoder: Callable[[Sequence[int]], Decoder] | None = None,
     seeds: Sequence[int] | None = None,
     prefill: int = PREFILL_POSITIONS,
@@ -92,8 +109,10 @@ def stream_ids(
 
     Args:
         model: in evaluation mode.
-        prompts: ids, none empty, each shorter than the model's positions.
+        prompts: ids, none empty, each shorter than the model's positions. A decoder that reads sources begins with
+            them, and they are of one length.
         settings: how; greedy unless given. Without beams.
+        sources: what an encoder-decoder answers; None for a model that continues texts.
         decoder: makes, for a prompt's ids, what turns those of its answer into text; needed for stop texts.
         seeds: one a prompt; the settings' seed for each unless given.
         prefill: positions of prompts that pass the model at once at most.
@@ -109,11 +128,11 @@ def stream_ids(
     entries = _entries(model, prompts, settings, decoder)
     if not entries:
         return
-    longest = max(len(prompt) for prompt in prompts)
-    most = max(entry.room for entry in entries)
-    steps = CausalSteps(model, prompts, capacity=longest + most, prefill=prefill, vocabulary=vocabulary)
+    rooms = [entry.room for entry in entries]
+    capacity = max(len(prompt) for prompt in prompts) + max(rooms)
+    steps = _steps(model, prompts, sources, capacity, prefill, vocabulary)
     scores = steps.prompt_scores()  # (N, V)
-    sampler = Sampler(settings, prompts, scores.shape[1], seeds=seeds, device=scores.device)
+    sampler = Sampler(settings, prompts, scores.shape[1], limits=rooms, seeds=seeds, device=scores.device)
     position = 0
     while True:
         pieces, logs = sampler(scores)
@@ -127,38 +146,41 @@ def stream_ids(
             if entries:
                 rows = torch.tensor(going, device=pieces.device)
                 steps.follow(rows)
+                steps.keep(rows)
                 sampler.keep(going)
                 pieces = pieces[rows]
         yield from written
         if not entries:
             return
-        position += 1
         scores = steps.scores(pieces, position)
+        position += 1
 
 
 def generate_ids(
-    model: CausalModel,
+    model: CausalModel | EncoderDecoder,
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings | None = None,
     *,
+    sources: Sources | None = None,
     decoder: Callable[[Sequence[int]], Decoder] | None = None,
     seeds: Sequence[int] | None = None,
     prefill: int = PREFILL_POSITIONS,
     vocabulary: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[Continuation]:
-    """Continue all prompts together; the arguments are those of `stream_ids`, and settings may have beams.
+    """Continue all prompts together, or answer all sources.
 
     Ctrl-C ends it early: what has been written until then is returned, with "interrupted" as its end.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; this and the others are those of `stream_ids`.
         prompts: ids.
-        settings: how; greedy unless given.
+        settings: how, with beams or without; greedy unless given.
+        sources: what an encoder-decoder answers.
         decoder: makes, for a prompt's ids, what turns those of its answer into text.
         seeds: one a prompt.
         prefill: positions of prompts that pass the model at once at most.
-        vocabulary: ids from here on are never written; the model's whole vocabulary unless given.
+        vocabulary: ids from here on are never written.
         progress: called with the number of pieces written so far, after each; not with beams.
 
     Returns:
@@ -170,10 +192,11 @@ def generate_ids(
     """
     settings = settings or GenerationSettings()
     if settings.beams > 1:
-        return _beams(model, prompts, settings, decoder, prefill, vocabulary)
+        return _beams(model, prompts, settings, sources, decoder, prefill, vocabulary)
     found: list[list[Written]] = [[] for _ in prompts]
     done = 0
-    pieces = stream_ids(model, prompts, settings, decoder=decoder, seeds=seeds, prefill=prefill, vocabulary=vocabulary)
+    how: dict[str, Any] = {"decoder": decoder, "seeds": seeds, "prefill": prefill, "vocabulary": vocabulary}
+    pieces = stream_ids(model, prompts, settings, sources=sources, **how)
     try:
         for piece in pieces:
             found[piece.entry].append(piece)
@@ -195,9 +218,10 @@ def generate_ids(
 
 @torch.inference_mode()
 def _beams(
-    model: CausalModel,
+    model: CausalModel | EncoderDecoder,
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings,
+    sources: Sources | None,
     decoder: Callable[[Sequence[int]], Decoder] | None,
     prefill: int,
     vocabulary: int | None,
@@ -206,13 +230,16 @@ def _beams(
     if not entries:
         return []
     hypotheses = beam_search(
-        CausalSteps(model, prompts, prefill=prefill, vocabulary=vocabulary),
+        _steps(model, prompts, sources, 0, prefill, vocabulary),
         [entry.room for entry in entries],
-        bos=0,
         eos=settings.stop_ids,
         beams=settings.beams,
         alpha=settings.alpha,
+        offset=0,
         must_end=False,
+        early_stopping=settings.early_stopping,
+        constraints=settings.constraints,
+        prompts=texts(prompts),
     )
     answers: list[Continuation] = []
     for entry, hypothesis in zip(entries, hypotheses, strict=True):
@@ -224,8 +251,25 @@ def _beams(
     return answers
 
 
+def _steps(
+    model: CausalModel | EncoderDecoder,
+    prompts: Sequence[Sequence[int]],
+    sources: Sources | None,
+    capacity: int,
+    prefill: int,
+    vocabulary: int | None,
+) -> Steps:
+    if sources is None:
+        return CausalSteps(
+            cast("CausalModel", model), prompts, capacity=capacity, prefill=prefill, vocabulary=vocabulary
+        )
+    return EncoderDecoderSteps(
+        cast("EncoderDecoder", model), sources.read, sources.lengths, prompts, vocabulary=vocabulary
+    )
+
+
 def _entries(
-    model: CausalModel,
+    model: CausalModel | EncoderDecoder,
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings,
     decoder: Callable[[Sequence[int]], Decoder] | None,
@@ -233,21 +277,21 @@ def _entries(
     """What is to be written, checked."""
     if settings.stop and decoder is None:
         raise SettingsError(f"stop is {settings.stop!r}: without a decoder there is no text in which to find it")
-    vocab_size, positions = model.config.vocab_size, model.config.max_positions
+    positions: int | None = model.config.max_positions
     entries: list[_Entry] = []
     for number, prompt in enumerate(prompts):
         name = "the prompt" if len(prompts) == 1 else f"prompt {number + 1} of {len(prompts)}"
         if not len(prompt):
             raise ValueError(f"{name} is empty: it must have at least one piece")
-        wrong = next((i for i in prompt if not 0 <= i < vocab_size), None)
+        wrong = next((i for i in prompt if not 0 <= i < model.config.vocab_size), None)
         if wrong is not None:
-            raise ValueError(f"{name} holds the id {wrong}: it must be from 0 to {vocab_size - 1}")
-        if len(prompt) >= positions:
+            raise ValueError(f"{name} holds the id {wrong}: it must be from 0 to {model.config.vocab_size - 1}")
+        if positions is not None and len(prompt) >= positions:
             raise ValueError(
                 f"{name} has {len(prompt)} pieces: this model takes at most {positions} with the answer, so a prompt"
                 f" may have {positions - 1}"
             )
-        room = positions - len(prompt)
+        room = settings.max_new_tokens if positions is None else positions - len(prompt)
         full: Finish = "length" if settings.max_new_tokens <= room else "context"
         text = None if decoder is None else StopText(decoder(prompt), settings.stop)
         entries.append(_Entry(number, min(room, settings.max_new_tokens), full, text))

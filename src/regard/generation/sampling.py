@@ -8,11 +8,12 @@ A filter takes scores (N, V) before softmax and sets those of the pieces it excl
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from regard.generation.constraints import NO_PIECE
 from regard.generation.settings import GenerationSettings
 
 _FIRST_WIDTH = 256
@@ -62,7 +63,12 @@ def min_p(scores: Tensor, p: float) -> Tensor:
     return scores.masked_fill(share < p, -torch.inf)
 
 
-def filtered(scores: Tensor, settings: GenerationSettings, seen: Tensor | None = None) -> Tensor:
+def filtered(
+    scores: Tensor,
+    settings: GenerationSettings,
+    seen: Tensor | None = None,
+    constrain: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """The scores (N, V) after every filter of the settings, in their order.
 
     Args:
@@ -70,6 +76,7 @@ def filtered(scores: Tensor, settings: GenerationSettings, seen: Tensor | None =
         settings: whose temperature, top_k, top_p, min_p and repetition_penalty are read; a temperature of 0 leaves
             the filters after it out, as they never exclude the likeliest piece.
         seen: (N, V), true for the pieces that prompt and answer have; needed for a repetition penalty.
+        constrain: applies the settings' constraints, after the repetition penalty.
 
     Raises:
         ValueError: if there is a repetition penalty and `seen` is None.
@@ -78,6 +85,8 @@ def filtered(scores: Tensor, settings: GenerationSettings, seen: Tensor | None =
         if seen is None:
             raise ValueError("seen is None: a repetition penalty needs the pieces that there were, (N, V)")
         scores = repetition_penalty(scores, seen, settings.repetition_penalty)
+    if constrain is not None:
+        scores = constrain(scores)
     if settings.temperature == 0:
         return scores
     scores = scores / settings.temperature
@@ -103,6 +112,12 @@ def draw(scores: Tensor, uniforms: Tensor) -> Tensor:
     return torch.minimum(found, last)[:, 0]
 
 
+def texts(prompts: Sequence[Sequence[int]], device: torch.device | None = None) -> Tensor:
+    """Prompts as a tensor (N, longest), filled up on the left as constraints expect it."""
+    longest = max(len(prompt) for prompt in prompts)
+    return torch.tensor([[NO_PIECE] * (longest - len(prompt)) + [*prompt] for prompt in prompts], device=device)
+
+
 class Sampler:
     """Takes or draws the next piece of each entry, with random numbers of its own for each.
 
@@ -112,6 +127,7 @@ class Sampler:
         settings: of generation.
         prompts: the ids of each entry's prompt.
         vocab_size: V.
+        limits: pieces that each answer may have, for the constraints; without end unless given.
         seeds: one an entry; the settings' seed for all unless given, or random ones where that is None.
         device: of the scores.
 
@@ -125,6 +141,7 @@ class Sampler:
         prompts: Sequence[Sequence[int]],
         vocab_size: int,
         *,
+        limits: Sequence[int] | None = None,
         seeds: Sequence[int] | None = None,
         device: torch.device | None = None,
     ) -> None:
@@ -134,6 +151,9 @@ class Sampler:
         if seeds is None:
             seeds = [secrets.randbits(63) if settings.seed is None else settings.seed for _ in prompts]
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._count = 0  # pieces of each answer
+        self._limits = torch.tensor([0] * len(prompts) if limits is None else limits, device=device)
+        self._text = texts(prompts, device) if settings.constraints else None  # (N, T), prompt and answer
         self._seen: Tensor | None = None
         if settings.repetition_penalty != 1:
             self._seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=device)
@@ -153,7 +173,8 @@ class Sampler:
         normaliser = scores.logsumexp(1)  # (N,)
         if not bool(normaliser.isfinite().all()):
             raise ValueError("the scores of the next piece are not finite numbers; generation cannot go on")
-        changed = filtered(scores, self._settings, self._seen) if self._settings.filters else scores
+        constrain = None if self._text is None else self._constrain
+        changed = filtered(scores, self._settings, self._seen, constrain) if self._settings.filters else scores
         if self._settings.temperature == 0:
             pieces = changed.argmax(1)
         else:
@@ -161,10 +182,21 @@ class Sampler:
             pieces = draw(changed, torch.stack(numbers))
         if self._seen is not None:
             self._seen.scatter_(1, pieces[:, None], True)
+        if self._text is not None:
+            self._text = torch.cat([self._text, pieces[:, None]], 1)
+        self._count += 1
         return pieces, scores.gather(1, pieces[:, None])[:, 0] - normaliser
 
     def keep(self, entries: Sequence[int]) -> None:
         """Only these entries go on."""
         self._generators = [self._generators[i] for i in entries]
+        self._limits = self._limits[list(entries)]
+        if self._text is not None:
+            self._text = self._text[list(entries)]
         if self._seen is not None:
             self._seen = self._seen[list(entries)]
+
+    def _constrain(self, scores: Tensor) -> Tensor:
+        assert self._text is not None
+        at_limit = self._limits == self._count + 1
+        return self._settings.constraints(scores.clone(), self._text, self._count, at_limit, self._settings.stop_ids)

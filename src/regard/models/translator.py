@@ -97,6 +97,15 @@ class Translator(nn.Module):
         self.encoder = Encoder([_block(config, cross=False) for _ in range(config.encoder_layers)], final())
         self.decoder = Decoder([_block(config, cross=True) for _ in range(config.decoder_layers)], final())
 
+    @property
+    def decoder_start(self) -> int:
+        """The first input of the decoder."""
+        return self.config.bos
+
+    def cache(self, capacity: int = 0) -> DecoderCache:
+        """An empty cache for `decode`."""
+        return DecoderCache.empty(self.config.decoder_layers, capacity)
+
     def encode(self, source: Tensor, source_lengths: Tensor) -> Tensor:
         """Source ids (B, Ls), of which source_lengths (B,) are real, → memory (B, Ls, d).
 

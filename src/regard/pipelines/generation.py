@@ -17,6 +17,7 @@ from regard.generation.decoding import Decoder, Finish
 from regard.generation.settings import SettingsError
 from regard.inputs.tokenizer import Tokenizer
 from regard.models import Checkpoint, ModelError
+from regard.models.checkpoint import CONFIG
 from regard.pipelines.texts import TextTooLong, text_sequence
 from regard.relations import Relations, observe
 from regard.transformer.int8 import to_int8
@@ -98,8 +99,9 @@ class GenerationPipeline:
         self.checkpoint = checkpoint
         self.model: Any = (to_int8(checkpoint.model) if int8 else checkpoint.model).to(self.device)
         self.tokenizer = tokenizer
-        tokenizer.check_fits(self.model.config.vocab_size)
-        self.settings = _changed(_recommended(checkpoint, tokenizer), settings)
+        vocab_size: int = self.model.config.vocab_size
+        tokenizer.check_fits(vocab_size)
+        self.settings = changed(recommended(checkpoint, tokenizer.eos, vocab_size), settings)
 
     @overload
     def __call__(self, text: str, **settings: Any) -> Generation: ...
@@ -126,7 +128,7 @@ class GenerationPipeline:
             ValueError: if a prompt is empty, or a setting is not what it may be.
             TypeError: if text is neither a string nor a list of strings.
         """
-        chosen = _changed(self.settings, settings)
+        chosen = changed(self.settings, settings)
         if isinstance(text, str):
             return self._generate([text], [self._ids(text)], chosen, progress)[0]
         if not isinstance(text, Sequence):
@@ -141,7 +143,7 @@ class GenerationPipeline:
             TextTooLong: as `__call__`, like the others; all before the first piece.
             SettingsError: also if there are beams.
         """
-        return self._stream(self._ids(text), _changed(self.settings, settings))
+        return self._stream(self._ids(text), changed(self.settings, settings))
 
     def chat(self, messages: Sequence[Message], **settings: Any) -> Generation:
         """Answer a chat.
@@ -155,11 +157,11 @@ class GenerationPipeline:
             TextTooLong: if the chat leaves no position for an answer.
         """
         prompt, ids = self._chat_ids(messages)
-        return self._generate([prompt], [ids], _changed(self.settings, settings), None)[0]
+        return self._generate([prompt], [ids], changed(self.settings, settings), None)[0]
 
     def stream_chat(self, messages: Sequence[Message], **settings: Any) -> Iterator[Written]:
         """Answer a chat, and give out every piece as it is written; see `chat` and `stream`."""
-        return self._stream(self._chat_ids(messages)[1], _changed(self.settings, settings))
+        return self._stream(self._chat_ids(messages)[1], changed(self.settings, settings))
 
     def _stream(self, ids: list[int], settings: GenerationSettings) -> Iterator[Written]:
         return stream_ids(self.model, [ids], settings, decoder=self._decoder, vocabulary=self.tokenizer.vocab_size)
@@ -239,16 +241,38 @@ class GenerationPipeline:
         return relations
 
 
-def _recommended(checkpoint: Checkpoint, tokenizer: Tokenizer) -> GenerationSettings:
-    """What the checkpoint recommends; its end is that of config.json or of the tokenizer where it names none."""
-    values = checkpoint.json("generation_config.json")
+def recommended(
+    checkpoint: Checkpoint, end: int | None, vocab_size: int, task: Mapping[str, Any] | None = None
+) -> GenerationSettings:
+    """What the checkpoint recommends, in generation_config.json or, as before there was such a file, in config.json.
+
+    Args:
+        checkpoint: of a model that continues texts or answers sources.
+        end: the tokenizer's end, where neither file names one.
+        vocab_size: pieces that the model may write.
+        task: what config.json says of one of several tasks.
+
+    Raises:
+        ModelError: a setting is not what it may be, or asks for what is not done here.
+    """
+    name = "generation_config.json"
+    reads = checkpoint.head != "generate"
+    values: Mapping[str, Any] = checkpoint.json(name)
+    if reads and not values:
+        name, values = CONFIG, checkpoint.settings
     if values.get("eos_token_id") is None:
-        end = checkpoint.settings.get("eos_token_id")
-        values = values | {"eos_token_id": tokenizer.eos if end is None else end}
-    return read_settings(values, str(checkpoint.directory / "generation_config.json"))
+        known = checkpoint.settings.get("eos_token_id")
+        values = {**values, "eos_token_id": end if known is None else known}
+    values = {**values, **(task or {})}
+    return read_settings(values, str(checkpoint.directory / name), vocab_size=vocab_size, start=int(reads))
 
 
-def _changed(settings: GenerationSettings, changes: Mapping[str, Any]) -> GenerationSettings:
+def changed(settings: GenerationSettings, changes: Mapping[str, Any]) -> GenerationSettings:
+    """Settings with some of them changed, lists taken for tuples.
+
+    Raises:
+        SettingsError: there is no such setting, or it is not what it may be.
+    """
     known = GenerationSettings.__dataclass_fields__
     unknown = next((name for name in changes if name not in known), None)
     if unknown is not None:
