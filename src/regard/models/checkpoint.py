@@ -184,7 +184,7 @@ def build(
     """
     family, head = family_of(settings, str(place / CONFIG))
     try:
-        config = family.config(Settings(settings, str(place / CONFIG)), head)
+        config = family.config(Settings(settings, str(place / CONFIG), tensors), head)
         with torch.device("meta"):
             model = family.model(config)  # shapes alone: a wrong size costs nothing, nothing is drawn at random
     except ModelError:

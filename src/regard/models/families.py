@@ -10,6 +10,7 @@ from regard.models.family import Family, Head, ModelError
 
 MODULES: Mapping[str, str] = {
     "audio-spectrogram-transformer": "audio_spectrogram",
+    "bart": "bart",
     "bert": "bert",
     "camembert": "roberta",
     "deit": "vit",
@@ -18,6 +19,7 @@ MODULES: Mapping[str, str] = {
     "distilbert": "distilbert",
     "gpt2": "gpt2",
     "llama": "llama",
+    "marian": "marian",
     "mistral": "llama",
     "qwen2": "llama",
     "qwen3": "llama",
