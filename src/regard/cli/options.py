@@ -28,12 +28,12 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def translation_pipeline(model: str, threads: int | None, beams: int | None) -> TranslationPipeline:
-    """The pipeline of a translating model, on so many threads."""
+def translation_pipeline(model: str, threads: int | None, **settings: Any) -> TranslationPipeline:
+    """The pipeline of a translating model, on so many threads, with those of these settings that have a value."""
     from regard.pipelines import pipeline
 
     set_threads(threads)
-    return pipeline(model, "translate", **given(beams=beams))
+    return pipeline(model, "translate", **given(**settings))
 
 
 def generating(model: str, threads: int | None, settings: dict[str, Any] | None) -> GenerationPipeline:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, overload
 import torch
 
 from regard.models import Checkpoint, ModelError, load
+from regard.pipelines.answering import AnsweringPipeline
 from regard.pipelines.classification import Classification, ClassificationPipeline
 from regard.pipelines.embedding import Embedding, EmbeddingPipeline
 from regard.pipelines.filling import Filling, FillingPipeline
@@ -18,6 +19,7 @@ from regard.pipelines.texts import RequestError, TextTooLong
 from regard.pipelines.translation import Translation, TranslationPipeline
 
 __all__ = [
+    "AnsweringPipeline",
     "Classification",
     "ClassificationPipeline",
     "Embedding",
@@ -36,9 +38,12 @@ __all__ = [
 ]
 
 Task = Literal["translate", "generate", "embed", "fill", "classify"]
-CheckpointPipeline = GenerationPipeline | EmbeddingPipeline | FillingPipeline | ClassificationPipeline
+CheckpointPipeline = (
+    AnsweringPipeline | GenerationPipeline | EmbeddingPipeline | FillingPipeline | ClassificationPipeline
+)
 Pipeline = TranslationPipeline | CheckpointPipeline
 _OF_TASK: dict[str, type[CheckpointPipeline]] = {
+    "translate": AnsweringPipeline,
     "generate": GenerationPipeline,
     "embed": EmbeddingPipeline,
     "fill": FillingPipeline,
@@ -81,8 +86,8 @@ def pipeline(
         task: "translate", "generate", "embed", "fill" or "classify"; what the model's head is for unless given. Any
             encoder of text may "embed".
         device: where to compute; the CPU by default.
-        settings: for the pipeline, such as `beams`; see `TranslationPipeline`, `GenerationPipeline`,
-            `EmbeddingPipeline`, `FillingPipeline` and `ClassificationPipeline`.
+        settings: for the pipeline, such as `beams`; see `TranslationPipeline`, `AnsweringPipeline`,
+            `GenerationPipeline`, `EmbeddingPipeline`, `FillingPipeline` and `ClassificationPipeline`.
 
     Raises:
         ModelError: if there is no such model, it is damaged, or it is not for this task.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 
@@ -14,7 +14,9 @@ from regard.attention import Watch
 from regard.elements import Element
 from regard.generation import translate_ids
 from regard.generation.batches import BATCH_TOKENS
-from regard.models import ModelError, SavedModel, Translator
+from regard.inputs import TextTokenizer
+from regard.inputs.tokenizer import Tokenizer
+from regard.models import Checkpoint, ModelError, SavedModel, Translator
 from regard.pipelines.texts import TextTooLong, name_of, text_sequence
 from regard.relations import Alignment, Relations, align, observe
 
@@ -28,11 +30,11 @@ _TOP = 32  # weights kept a row: all of them in most sentences
 class Translation:
     """A translation, and where it comes from."""
 
-    source: str  # as it was read: white space, which is no content, as single blanks
+    source: str  # as it was read
     text: str
     score: float  # log-probability over length penalty, see regard.generation.beam
-    source_ids: tuple[int, ...] = field(repr=False)  # ended by </s>
-    target_ids: tuple[int, ...] = field(repr=False)  # ended by </s>
+    source_ids: tuple[int, ...] = field(repr=False)  # with the special pieces that the model reads around a text
+    target_ids: tuple[int, ...] = field(repr=False)  # with the end piece, if it came to one
     _pipeline: TranslationPipeline = field(repr=False, compare=False)
 
     @cached_property
@@ -43,7 +45,7 @@ class Translation:
     @cached_property
     def target_elements(self) -> list[Element]:
         """The pieces of the answer; spans are characters of `text`. Element i is what decoder row i answered."""
-        return self._pipeline.tokenizer.elements(self.target_ids)
+        return self._pipeline.target_tokenizer.elements(self.target_ids)
 
     @cached_property
     def relations(self) -> Relations:
@@ -91,9 +93,10 @@ class TranslationPipeline:
         if batch_tokens < 1:
             raise ValueError(f"batch_tokens is {batch_tokens}: it must be at least 1")
         self.device = torch.device("cpu" if device is None else device)
-        self.model: Translator = saved.model.to(self.device)
-        self.saved = saved
-        self.tokenizer = saved.tokenizer
+        self.model: Any = saved.model.to(self.device)
+        self.saved: SavedModel | Checkpoint = saved
+        self.tokenizer: TextTokenizer | Tokenizer = saved.tokenizer
+        self.target_tokenizer: TextTokenizer | Tokenizer = saved.tokenizer
         decoding = _settings(saved, "decoding", {"beams": 5, "alpha": 1.0})
         self.alignment = _settings(saved, "alignment", {"layer": -1, "shifted": True})
         layers = saved.model.config.decoder_layers
@@ -177,31 +180,38 @@ class TranslationPipeline:
         remaining, done = iter(lines), 0
         while chunk := list(islice(remaining, _CHUNK)):
             filled = [i for i, line in enumerate(chunk) if line.strip()]
-            ids = self.tokenizer.encode_batch([_sentence(chunk[i]) for i in filled])
+            ids = self.tokenizer.encode_batch([self._as_read(chunk[i]) for i in filled])
             self._check_lengths(ids, [f"line {done + i + 1}" for i in filled])
             done += len(chunk)
 
     def _translate(
         self, texts: Sequence[str], batch_tokens: int, names: Sequence[str] | None = None
     ) -> list[Translation]:
-        texts = [_sentence(text) for text in texts]
         for i, text in enumerate(texts):
-            if not text:
+            if not text.strip():
                 raise ValueError(f"{name_of(names, i, len(texts))} is empty: there is nothing to translate")
+        texts = [self._as_read(text) for text in texts]
         ids = self.tokenizer.encode_batch(texts)
         self._check_lengths(ids, names)
-        answers = translate_ids(
-            self.model, self.tokenizer, ids, beams=self.beams, alpha=self.alpha, batch_tokens=batch_tokens
-        )
         return [
-            Translation(text, self.tokenizer.decode(answer.ids), answer.score, tuple(pieces), answer.ids, self)
-            for text, pieces, answer in zip(texts, ids, answers, strict=True)
+            Translation(text, self.target_tokenizer.decode(answer), score, tuple(pieces), answer, self)
+            for text, pieces, (answer, score) in zip(texts, ids, self._answers(ids, batch_tokens), strict=True)
         ]
 
+    def _as_read(self, text: str) -> str:
+        """A text as the model reads it: broken over lines, indented or spread out, it is still the same sentence."""
+        return " ".join(text.split())
+
+    def _answers(self, ids: Sequence[Sequence[int]], batch_tokens: int) -> list[tuple[tuple[int, ...], float]]:
+        """The pieces of every answer, and its score."""
+        tokenizer = cast("TextTokenizer", self.tokenizer)
+        found = translate_ids(self.model, tokenizer, ids, beams=self.beams, alpha=self.alpha, batch_tokens=batch_tokens)
+        return [(answer.ids, answer.score) for answer in found]
+
     def _check_lengths(self, ids: Sequence[Sequence[int]], names: Sequence[str] | None) -> None:
-        limit = self.model.config.max_positions
+        limit: int | None = self.model.config.max_positions
         for i, pieces in enumerate(ids):
-            if len(pieces) > limit:
+            if limit is not None and len(pieces) > limit:
                 raise TextTooLong(
                     f"{name_of(names, i, len(ids))} has {len(pieces)} pieces (its end is one): this model takes at"
                     f" most {limit}"
@@ -209,7 +219,7 @@ class TranslationPipeline:
 
     def _relate(self, translation: Translation) -> Relations:
         """The relations of a translation, from one pass over its source and the pieces it was answered with."""
-        read = (self.tokenizer.bos, *translation.target_ids[:-1])
+        read = (self.model.decoder_start, *translation.target_ids[:-1])
         ids = (translation.source_ids, read)
         source, target = (torch.tensor([row], device=self.device) for row in ids)  # (1, Ls), (1, Lt)
         source_lengths, target_lengths = (torch.tensor([len(row)], device=self.device) for row in ids)
@@ -221,7 +231,7 @@ class TranslationPipeline:
                 "target",
                 titles[1],
                 translation.text,
-                self.tokenizer.elements(read),
+                self.target_tokenizer.elements(read),
                 writes=_written(translation.text, translation.target_elements),
             ),
         }
@@ -250,11 +260,6 @@ def _settings(saved: SavedModel, name: str, defaults: dict[str, Any]) -> dict[st
         if not isinstance(settings[key], kinds) or (isinstance(settings[key], bool) != isinstance(default, bool)):
             raise ModelError(f"{saved.directory}: {name} has {key} {settings[key]!r}; it must be like {default!r}")
     return settings
-
-
-def _sentence(text: str) -> str:
-    """A text as the model reads it: broken over lines, indented or spread out, it is still the same sentence."""
-    return " ".join(text.split())
 
 
 def _written(text: str, elements: Sequence[Element]) -> list[str]:

@@ -17,6 +17,10 @@ def translate(
     model: Model = DEFAULT_MODEL,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here, whole or not at all.")] = None,
     beams: Annotated[int | None, typer.Option(min=1, help="Beam size; the model's own unless given.")] = None,
+    job: Annotated[
+        str | None, typer.Option(help="Of a checkpoint for several: one that its config.json lists.")
+    ] = None,
+    prefix: Annotated[str | None, typer.Option(help="Words before every line that tell a checkpoint its job.")] = None,
     threads: Threads = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")] = False,
 ) -> None:
@@ -29,13 +33,16 @@ def translate(
     - `regard translate < captions.en > captions.de`
     - `regard translate captions.en -o captions.de`
     - `regard translate --beams 1 < captions.en`
+    - `regard translate -m opus-mt-en-de/ < letter.en`
+    - `regard translate -m t5-small/ --job translation_en_to_de < letter.en`
+    - `regard translate -m flan-t5-small/ --prefix "Summarise: " < letters.txt`
     """
     if output is not None:
         check_output(output, force)
     if source == "-" and sys.stdin is not None and sys.stdin.isatty():
         print("Reading lines from the terminal; end with Ctrl-D.", file=sys.stderr)
     texts = lines(decode(*read(source)))
-    pipeline = translation_pipeline(model, threads, beams)
+    pipeline = translation_pipeline(model, threads, beams=beams, job=job, prefix=prefix)
     pipeline.check_lines(texts)  # a line that is too long is found before anything is written
     with sink(output) as write, progress(len(texts)) as advance:
         for translation in pipeline.translate_lines(texts, progress=advance):
