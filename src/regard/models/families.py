@@ -28,6 +28,7 @@ MODULES: Mapping[str, str] = {
     "t5": "t5",
     "videomae": "videomae",
     "vit": "vit",
+    "whisper": "whisper",
     "xlm-roberta": "roberta",
 }
 """From model_type in config.json to the module of `regard.models` whose FAMILIES reads it."""
