@@ -341,7 +341,7 @@ def test_the_task_is_the_heads_unless_another_is_asked_for(tmp_path: Path, bert:
         pipeline("translate-en-de", "embed")
     with pytest.raises(ValueError, match="task is 'sing': it must be translate, generate, embed"):
         pipeline(bert, "sing")
-    with pytest.raises(ModelError, match="has the head 'hidden': there is no pipeline to translate with it"):
+    with pytest.raises(ModelError, match="has the head 'hidden': it must be 'translate'"):
         pipeline(bert, "translate")
     with pytest.raises(ValueError, match="EmbeddingPipeline has no setting beams: it has pooling, normalize"):
         pipeline(bert, beams=4)

@@ -54,7 +54,7 @@ _OF_TASK: dict[str, type[CheckpointPipeline]] = {
 @overload
 def pipeline(
     source: str | Path, task: Literal["translate"], *, device: str | torch.device | None = None, **settings: Any
-) -> TranslationPipeline: ...
+) -> TranslationPipeline | AnsweringPipeline: ...
 @overload
 def pipeline(
     source: str | Path, task: Literal["generate"], *, device: str | torch.device | None = None, **settings: Any
