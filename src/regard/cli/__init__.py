@@ -23,6 +23,7 @@ try:  # imports take a moment, and main() is not there yet to say that it was st
     from regard.cli.commands.generate import generate
     from regard.cli.commands.models import models
     from regard.cli.commands.see import see
+    from regard.cli.commands.transcribe import transcribe
     from regard.cli.commands.translate import translate
     from regard.cli.files import InputError
 except KeyboardInterrupt:
@@ -61,11 +62,14 @@ def main() -> None:
     except ValueError as error:
         from regard.attention.native.library import SettingError
         from regard.generation import SettingsError
+        from regard.inputs import InputError as UnreadableError
         from regard.inputs.tokenizer import TokenizerError
         from regard.models import ModelError
         from regard.pipelines import RequestError, TextTooLong
 
-        known = ModelError | RequestError | SettingError | SettingsError | TextTooLong | TokenizerError
+        known = (
+            ModelError | RequestError | SettingError | SettingsError | TextTooLong | TokenizerError | UnreadableError
+        )
         if not isinstance(error, known):
             raise
         _fail(str(error))
@@ -123,5 +127,5 @@ def _about(
     pass
 
 
-for _command in (see, translate, generate, chat, embed, fill, classify, models, doctor):
+for _command in (see, translate, generate, chat, embed, fill, classify, transcribe, models, doctor):
     app.command()(_command)

@@ -64,10 +64,12 @@ class Sources:
     Args:
         read: what its `encode` reads: ids (N, Ls) for example.
         lengths: (N,), of each source.
+        memory: (N, Ls, d), what `encode` makes of them; computed unless given.
     """
 
     read: Tensor
     lengths: Tensor
+    memory: Tensor | None = None
 
 
 @dataclass
@@ -263,8 +265,9 @@ def _steps(
         return CausalSteps(
             cast("CausalModel", model), prompts, capacity=capacity, prefill=prefill, vocabulary=vocabulary
         )
+    reader = cast("EncoderDecoder", model)
     return EncoderDecoderSteps(
-        cast("EncoderDecoder", model), sources.read, sources.lengths, prompts, vocabulary=vocabulary
+        reader, sources.read, sources.lengths, prompts, memory=sources.memory, vocabulary=vocabulary
     )
 
 

@@ -42,6 +42,7 @@ class EncoderDecoderSteps:
         source: what the model's `encode` reads: ids (S, Ls) for example.
         source_lengths: (S,).
         prompts: what the decoder reads first, equally much of each sentence; the model's `decoder_start` unless given.
+        memory: (S, Ls, d), what the model's `encode` makes of the source; computed unless given.
         vocabulary: ids from here on, which some models have to fill up their matrices, get no scores.
         cached: False computes everything anew at every step; the result is the same.
 
@@ -56,6 +57,7 @@ class EncoderDecoderSteps:
         source_lengths: Tensor,
         prompts: Sequence[Sequence[int]] | None = None,
         *,
+        memory: Tensor | None = None,
         vocabulary: int | None = None,
         cached: bool = True,
     ) -> None:
@@ -67,7 +69,7 @@ class EncoderDecoderSteps:
         self._prompts = torch.tensor([[*prompt] for prompt in prompts], device=source_lengths.device)  # (S, P)
         self._length = self._prompts.shape[-1]
         self._lengths = source_lengths
-        self._memory = model.encode(source, source_lengths)  # (S, Ls, d)
+        self._memory = model.encode(source, source_lengths) if memory is None else memory
         self._cache = model.cache() if cached else None
         self._written: Tensor | None = None  # (N, pieces so far), without a cache
 

@@ -16,6 +16,7 @@ from regard.pipelines.embedding import Embedding, EmbeddingPipeline
 from regard.pipelines.filling import Filling, FillingPipeline
 from regard.pipelines.generation import Generation, GenerationPipeline
 from regard.pipelines.texts import RequestError, TextTooLong
+from regard.pipelines.transcription import Segment, Transcript, TranscriptionPipeline
 from regard.pipelines.translation import Translation, TranslationPipeline
 
 __all__ = [
@@ -30,16 +31,24 @@ __all__ = [
     "GenerationPipeline",
     "Pipeline",
     "RequestError",
+    "Segment",
     "Task",
     "TextTooLong",
+    "Transcript",
+    "TranscriptionPipeline",
     "Translation",
     "TranslationPipeline",
     "pipeline",
 ]
 
-Task = Literal["translate", "generate", "embed", "fill", "classify"]
+Task = Literal["translate", "generate", "embed", "fill", "classify", "transcribe"]
 CheckpointPipeline = (
-    AnsweringPipeline | GenerationPipeline | EmbeddingPipeline | FillingPipeline | ClassificationPipeline
+    AnsweringPipeline
+    | GenerationPipeline
+    | EmbeddingPipeline
+    | FillingPipeline
+    | ClassificationPipeline
+    | TranscriptionPipeline
 )
 Pipeline = TranslationPipeline | CheckpointPipeline
 _OF_TASK: dict[str, type[CheckpointPipeline]] = {
@@ -48,6 +57,7 @@ _OF_TASK: dict[str, type[CheckpointPipeline]] = {
     "embed": EmbeddingPipeline,
     "fill": FillingPipeline,
     "classify": ClassificationPipeline,
+    "transcribe": TranscriptionPipeline,
 }
 
 
@@ -73,6 +83,10 @@ def pipeline(
 ) -> ClassificationPipeline: ...
 @overload
 def pipeline(
+    source: str | Path, task: Literal["transcribe"], *, device: str | torch.device | None = None, **settings: Any
+) -> TranscriptionPipeline: ...
+@overload
+def pipeline(
     source: str | Path, task: None = None, *, device: str | torch.device | None = None, **settings: Any
 ) -> Pipeline: ...
 def pipeline(
@@ -83,11 +97,12 @@ def pipeline(
     Args:
         source: the name of an embedded model, a directory that `regard.models.save_model` wrote, a Hugging Face
             checkpoint's directory, a GGUF file, or a hub id; see `regard.models.resolve`.
-        task: "translate", "generate", "embed", "fill" or "classify"; what the model's head is for unless given. Any
-            encoder of text may "embed".
+        task: "translate", "generate", "embed", "fill", "classify" or "transcribe"; what the model's head is for unless
+            given. Any encoder of text may "embed".
         device: where to compute; the CPU by default.
         settings: for the pipeline, such as `beams`; see `TranslationPipeline`, `AnsweringPipeline`,
-            `GenerationPipeline`, `EmbeddingPipeline`, `FillingPipeline` and `ClassificationPipeline`.
+            `GenerationPipeline`, `EmbeddingPipeline`, `FillingPipeline`, `ClassificationPipeline` and
+            `TranscriptionPipeline`.
 
     Raises:
         ModelError: if there is no such model, it is damaged, or it is not for this task.
@@ -112,12 +127,12 @@ def pipeline(
 def _kind(checkpoint: Checkpoint, task: Task | None) -> type[CheckpointPipeline]:
     """The pipeline for a task, or for the model's head."""
     family, head = checkpoint.family, checkpoint.head
-    if family.modality != "text":
+    if family.modality != "text" and head != "transcribe":
         raise ModelError(
             f"{checkpoint.directory} holds a {family.name}, which reads {family.modality}: it must be a model of text"
         )
     chosen = task or ("embed" if head == "hidden" else head)
-    if chosen not in _OF_TASK:
+    if chosen not in _OF_TASK or (head == "transcribe") != (chosen == "transcribe"):
         raise ModelError(f"{checkpoint.directory} has the head {head!r}: there is no pipeline to {chosen} with it")
     return _OF_TASK[chosen]
 

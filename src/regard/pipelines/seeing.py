@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from regard.models import ModelError
 from regard.pipelines import pipeline
 from regard.pipelines.embedding import EmbeddingPipeline
 from regard.pipelines.filling import FillingPipeline
+from regard.pipelines.transcription import TranscriptionPipeline
 
 
 def see_text(
@@ -33,6 +35,8 @@ def see_text(
         RequestError, SettingsError: if the pipeline has no such setting, or it is not what it may be.
     """
     found = pipeline(source, device=device, **settings)
+    if isinstance(found, TranscriptionPipeline):
+        raise ModelError(f"{source} transcribes sound: see `regard transcribe --help`")
     if isinstance(found, FillingPipeline) and not found.has_gap(text):
         found = EmbeddingPipeline(found.reader.checkpoint, found.reader.tokenizer, device=device)
     return found(text).report()
