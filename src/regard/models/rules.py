@@ -196,12 +196,14 @@ def read_tensors(
         shapes = entry.rule.shapes(expected[entry.ours].shape)
         names = [(name, shape) for name, shape in zip(entry.theirs, shapes, strict=True) if name is not None]
         used |= {name for name, _ in names}
-        faults = [fault for name, shape in names if (fault := _fault(name, tensors.get(name), shape))]
+        faults = [
+            fault for name, shape in names if (fault := _fault(spelled.get(name, name), tensors.get(name), shape))
+        ]
         wrong += faults
         if not faults:
             state[entry.ours] = entry.rule.to_ours([None if n is None else tensors[n] for n in entry.theirs])
     rest = {name: tensors[name] for name in tensors if name not in used}
-    wrong += _unknown(rules, rest, tensors)
+    wrong += _unknown(rules, rest, tensors, spelled)
     if wrong:
         raise TensorError(listed(wrong))
     return state, Layout(dtypes, rest, spelled)
@@ -300,7 +302,9 @@ def _fault(name: str, tensor: Tensor | None, shape: torch.Size) -> str | None:
     return None
 
 
-def _unknown(rules: Sequence[Rule], rest: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+def _unknown(
+    rules: Sequence[Rule], rest: Mapping[str, Tensor], tensors: Mapping[str, Tensor], spelled: Mapping[str, str]
+) -> list[str]:
     """What is wrong with the tensors that no parameter was made from."""
     ignored = [_pattern(rule.theirs) for rule in rules if isinstance(rule, Ignore)]
     ties = {rule.theirs: rule.to for rule in rules if isinstance(rule, Tie)}
@@ -308,7 +312,8 @@ def _unknown(rules: Sequence[Rule], rest: Mapping[str, Tensor], tensors: Mapping
     for name, tensor in rest.items():
         original = tensors.get(ties.get(name, ""))
         if name in ties and original is not None and not torch.equal(tensor, original):
-            wrong.append(f"{name} differs from {ties[name]}, which it must repeat")
+            names = [spelled.get(one, one) for one in (name, ties[name])]
+            wrong.append(f"{names[0]} differs from {names[1]}, which it must repeat")
         elif name not in ties and not any(pattern.fullmatch(name) for pattern in ignored):
-            wrong.append(f"{name} is unknown")
+            wrong.append(f"{spelled.get(name, name)} is unknown")
     return wrong
