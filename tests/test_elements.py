@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from regard.elements import Box, Element, Seconds, Tubelet, span_data
+from regard.elements import Band, Box, Element, Seconds, Tubelet, span_data
 from regard.relations import Sequence
 
 BOX = Box(1.5, 2, 30, 40.25)
@@ -14,6 +14,7 @@ SPANS = [
     (None, None),
     (BOX, {"box": [1.5, 2, 30, 40.25]}),
     (Seconds(0.5, 0.75), {"seconds": [0.5, 0.75]}),
+    (Band(Seconds(0.5, 0.75), (10, 26)), {"seconds": [0.5, 0.75], "mel": [10, 26]}),
     (
         Tubelet((4, 8), Seconds(0.16, 0.36), BOX),
         {"frames": [4, 8], "seconds": [0.16, 0.36], "box": [1.5, 2, 30, 40.25]},

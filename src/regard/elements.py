@@ -25,6 +25,14 @@ class Seconds:
 
 
 @dataclass(frozen=True)
+class Band:
+    """A rectangle of a spectrogram."""
+
+    seconds: Seconds
+    mel: tuple[int, int]  # the first mel bin, from 0 at the lowest frequency, and the first that is no longer in it
+
+
+@dataclass(frozen=True)
 class Tubelet:
     """A rectangle of some frames of a video."""
 
@@ -33,8 +41,9 @@ class Tubelet:
     box: Box  # in pixels of a frame
 
 
-Span = tuple[int, int] | Box | Seconds | Tubelet
-"""Where an element lies: characters of a text (first, stop), a box of an image, seconds of a sound, or a tubelet."""
+Span = tuple[int, int] | Box | Seconds | Band | Tubelet
+"""Where an element lies: characters of a text (first, stop), a box of an image, seconds of a sound, a band of its
+spectrogram, or a tubelet of a video."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +60,16 @@ def span_data(span: Span | None) -> Any:
     """A span as JSON has it, None for none.
 
     Characters are [first, stop]; the others are objects of lists: {"box": [left, top, right, bottom]}, {"seconds":
-    [first, stop]}, and for a tubelet {"frames": [...], "seconds": [...], "box": [...]}.
+    [first, stop]}, for a band {"seconds": [...], "mel": [first, stop]}, and for a tubelet {"frames": [...], "seconds":
+    [...], "box": [...]}.
     """
     match span:
         case Box():
             return {"box": [*asdict(span).values()]}
         case Seconds():
             return {"seconds": [*asdict(span).values()]}
+        case Band(seconds, mel):
+            return {**span_data(seconds), "mel": [*mel]}
         case Tubelet(frames, seconds, box):
             return {"frames": [*frames], **span_data(seconds), **span_data(box)}
         case None:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from regard.elements import Seconds
+from regard.elements import Band, Seconds
 from regard.inputs.audio import audio_blocks, check_heard, frame_elements, read_audio, spectrogram_elements
 from regard.inputs.features import whisper_features
 from regard.inputs.source import InputError
@@ -284,7 +284,9 @@ def test_frames_as_elements():
 def test_patches_of_a_spectrogram_as_elements():
     elements = spectrogram_elements((12, 101), duration=1.0, before=("[CLS]", "[DIST]"))
     assert len(elements) == 2 + 12 * 101
-    assert elements[2].span == Seconds(0, pytest.approx(0.175))
+    assert elements[2].span == Band(Seconds(0, pytest.approx(0.175)), (0, 16))
     assert elements[2 + 101 + 9].label == "0.90 s, mel 10–25"
-    assert elements[2 + 101 + 9].span == Seconds(pytest.approx(0.9), 1.0)
-    assert elements[2 + 101 + 10].label == "padding"
+    assert elements[2 + 101 + 9].span == Band(Seconds(pytest.approx(0.9), 1.0), (10, 26))
+    assert (elements[2 + 101 + 10].label, elements[2 + 101 + 10].span) == ("padding", None)
+    wide = spectrogram_elements((2, 3), patch=(8, 4), stride=(6, 5))
+    assert wide[4].span == Band(Seconds(pytest.approx(0.05), pytest.approx(0.105)), (6, 14))

@@ -330,6 +330,15 @@ def test_a_box_is_where_the_patch_was_seen(width: int, height: int, changes: Ima
                 assert patches[other].max() < 0.01
 
 
+def test_what_makes_no_whole_patch_is_left_out():
+    settings_of = ImageSettings(size=(50, 75))
+    boxes = patch_boxes(100, 300, settings_of, (3, 4), (16, 17))  # 48 of 50 rows, 68 of 75 columns
+    assert boxes[0] == Box(0, 0, pytest.approx(68), pytest.approx(32))
+    assert boxes[-1] == Box(*map(pytest.approx, (204, 64, 272, 96)))
+    [element] = patch_elements(100, 300, settings_of, (1, 1), patch=(16, 17))
+    assert element.span == boxes[0]
+
+
 def test_patches_as_elements():
     settings_of = ImageSettings(size=100, crop=(140, 120))  # higher and wider than what it is resized to
     elements = patch_elements(200, 200, settings_of, (7, 6), before=("[CLS]",))

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from regard.elements import Element, Seconds
+from regard.elements import Band, Element, Seconds
 from regard.inputs.media import decoded, recording
 from regard.inputs.source import InputError, Source, name_of, reading
 
@@ -126,19 +127,19 @@ def frame_elements(
 def spectrogram_elements(
     grid: tuple[int, int],
     *,
-    patch: int = 16,
-    stride: int = 10,
+    patch: tuple[int, int] = (16, 16),
+    stride: tuple[int, int] = (10, 10),
     hop: float = 0.01,
     window: float = 0.025,
     duration: float | None = None,
     before: tuple[str, ...] = (),
 ) -> list[Element]:
-    """The patches of a spectrogram as elements, a band of frequencies after the other: seconds, and a label with both.
+    """The patches of a spectrogram as elements, a band of frequencies after the other.
 
     Args:
         grid: patches in frequency, and in time: (12, 101) for an Audio Spectrogram Transformer (arXiv 2104.01778).
-        patch: mel bins, and frames, of each.
-        stride: of its place, from one to the next.
+        patch: mel bins and frames of each.
+        stride: mel bins and frames from one to the next.
         hop: seconds from one frame to the next.
         window: seconds of a frame.
         duration: seconds of the sound; what begins after them is "padding", and has no span.
@@ -146,19 +147,23 @@ def spectrogram_elements(
     """
     elements = [Element(i, label, "audio") for i, label in enumerate(before)]
     for band in range(grid[0]):
-        mel = f", mel {band * stride}–{band * stride + patch - 1}"
+        low, high = band * stride[0], band * stride[0] + patch[0]
         for time in range(grid[1]):
-            first = time * stride * hop
-            stop = first + (patch - 1) * hop + window
-            elements.append(_stretch(len(elements), first, stop, duration, mel))
+            first = time * stride[1] * hop
+            element = _stretch(len(elements), first, first + (patch[1] - 1) * hop + window, duration)
+            if isinstance(element.span, Seconds):
+                element = replace(
+                    element, label=f"{element.label}, mel {low}–{high - 1}", span=Band(element.span, (low, high))
+                )
+            elements.append(element)
     return elements
 
 
-def _stretch(index: int, first: float, stop: float, duration: float | None, more: str = "") -> Element:
+def _stretch(index: int, first: float, stop: float, duration: float | None) -> Element:
     if duration is not None and first >= duration:
         return Element(index, "padding", "audio")
     span = Seconds(first, stop if duration is None else min(stop, duration))
-    return Element(index, f"{first:.2f} s{more}", "audio", span)
+    return Element(index, f"{first:.2f} s", "audio", span)
 
 
 def _file_samples(source: Source, rate: int) -> Iterator[Tensor]:

@@ -209,14 +209,18 @@ def image_tensor(image: Picture, settings: ImageSettings) -> Tensor:
     return values.contiguous()
 
 
-def patch_boxes(height: int, width: int, settings: ImageSettings, grid: tuple[int, int]) -> list[Box | None]:
+def patch_boxes(
+    height: int, width: int, settings: ImageSettings, grid: tuple[int, int], patch: tuple[int, int] | None = None
+) -> list[Box | None]:
     """For each patch of a grid over the tensor of an image, row by row, its box in the original's pixels.
 
     Args:
         height: of the original.
         width: of the original.
         settings: by which it became a tensor; resize and crop are taken back.
-        grid: rows and columns of patches, which share the tensor evenly.
+        grid: rows and columns of patches.
+        patch: height and width of each in the tensor's pixels, where rows and columns that do not make a whole patch
+            are left out at the end; unless given, the patches share the tensor evenly.
 
     Returns:
         Boxes cut off at the edges of the original; None for a patch wholly outside, which shows padding.
@@ -224,9 +228,10 @@ def patch_boxes(height: int, width: int, settings: ImageSettings, grid: tuple[in
     rows, columns = grid
     if min(grid) < 1:
         raise ValueError(f"grid is {grid}: it must have at least one row and one column")
-    window = settings.window(height, width)
-    xs = [window.left + (window.right - window.left) * i / columns for i in range(columns + 1)]
-    ys = [window.top + (window.bottom - window.top) * i / rows for i in range(rows + 1)]
+    window, shown = settings.window(height, width), settings.output(height, width)
+    down, across = (shown[0] / rows, shown[1] / columns) if patch is None else patch
+    xs = [window.left + (window.right - window.left) * i * across / shown[1] for i in range(columns + 1)]
+    ys = [window.top + (window.bottom - window.top) * i * down / shown[0] for i in range(rows + 1)]
     boxes: list[Box | None] = []
     for row in range(rows):
         for column in range(columns):
@@ -238,7 +243,13 @@ def patch_boxes(height: int, width: int, settings: ImageSettings, grid: tuple[in
 
 
 def patch_elements(
-    height: int, width: int, settings: ImageSettings, grid: tuple[int, int], *, before: tuple[str, ...] = ()
+    height: int,
+    width: int,
+    settings: ImageSettings,
+    grid: tuple[int, int],
+    *,
+    patch: tuple[int, int] | None = None,
+    before: tuple[str, ...] = (),
 ) -> list[Element]:
     """The positions of a Vision Transformer: patches row by row, labelled "row,column" from 0, with their boxes.
 
@@ -247,10 +258,11 @@ def patch_elements(
         width: of the original.
         settings: by which it became a tensor.
         grid: rows and columns of patches.
+        patch: see `patch_boxes`.
         before: labels of the positions before the first patch, such as ("[CLS]",); they have no span.
     """
     elements = [Element(i, label, "image") for i, label in enumerate(before)]
-    for i, box in enumerate(patch_boxes(height, width, settings, grid)):
+    for i, box in enumerate(patch_boxes(height, width, settings, grid, patch)):
         elements.append(Element(len(elements), f"{i // grid[1]},{i % grid[1]}", "image", box))
     return elements
 

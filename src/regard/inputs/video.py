@@ -114,7 +114,13 @@ def read_video(source: Source, settings: ImageSettings, count: int = 16, *, step
 
 
 def tubelet_elements(
-    video: Video, settings: ImageSettings, grid: tuple[int, int], *, size: int = 2, before: tuple[str, ...] = ()
+    video: Video,
+    settings: ImageSettings,
+    grid: tuple[int, int],
+    *,
+    size: int = 2,
+    patch: tuple[int, int] | None = None,
+    before: tuple[str, ...] = (),
 ) -> list[Element]:
     """The positions of a VideoMAE: patches of `size` frames at once, in time, and then row by row.
 
@@ -123,6 +129,7 @@ def tubelet_elements(
         settings: by which the frames became tensors.
         grid: rows and columns of patches.
         size: frames of a tubelet; divides T.
+        patch: height and width of each, see `regard.inputs.image.patch_boxes`.
         before: labels of positions before the first tubelet; they have no span.
 
     Returns:
@@ -135,7 +142,7 @@ def tubelet_elements(
     if size < 1 or T % size:
         raise ValueError(f"size is {size}: it must divide the {T} frames")
     elements = [Element(i, label, "video") for i, label in enumerate(before)]
-    boxes = patch_boxes(video.height, video.width, settings, grid)
+    boxes = patch_boxes(video.height, video.width, settings, grid, patch)
     for t in range(0, T, size):
         frames = video.frames[t : t + size]
         seconds = Seconds(video.seconds[t].first, video.seconds[t + size - 1].stop)
