@@ -16,6 +16,10 @@ Head = Literal["hidden", "fill", "classify", "generate", "translate", "transcrib
 or these given another sequence (of text, or of sound)."""
 
 
+Problem = Literal["single_label", "multi_label", "regression"]
+"""What scores of classes mean: one class of all, any number of classes each by itself, or numbers."""
+
+
 T = TypeVar("T")
 
 ACTIVATIONS: Mapping[str, str] = {
@@ -139,6 +143,16 @@ class Settings:
         tensor = self.tensors.get(name)
         other = None if beside is None else self.tensors.get(beside)
         return tensor is not None and (other is None or not torch.equal(tensor, other))
+
+    def problem(self) -> Problem:
+        """What the scores of classes mean; where the file does not say, a single class is a matter of yes or no."""
+        known: dict[str, Problem] = {
+            "single_label_classification": "single_label",
+            "multi_label_classification": "multi_label",
+            "regression": "regression",
+        }
+        several = len(self.labels()) > 1
+        return self.choice("problem_type", known, f"{'single' if several else 'multi'}_label_classification")
 
     def refuse(self, name: str, *allowed: Any) -> None:
         """Refuse any value but these, None always among them: the model could not do what it asks for."""
