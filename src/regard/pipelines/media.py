@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from regard.attention import Watch
-from regard.elements import Band, Box, Element, Tubelet
+from regard.elements import Box, Element, Tubelet
 from regard.inputs import audio, image, video
 from regard.inputs.features import ASTSettings, ast_features
 from regard.inputs.image import ImageSettings
@@ -213,9 +213,10 @@ class AudioReader(MediaReader):
         )
         if stride != patch:
             about += "; patches overlap: of each its middle is drawn"
-        drawn = spectrogram_data(features[:heard])
-        places = [_spectral_place(e.span, patch, stride, drawn) if isinstance(e.span, Band) else None for e in elements]
-        return Scene(features.T[None], elements, about, [drawn], places)
+        places: list[Place | None] = [None] * len(config.prefix)
+        for band in range(bands):
+            places += [_middle(band, time, patch, stride, config.size) for time in range(times)]
+        return Scene(features.T[None], elements, about, [spectrogram_data(features, heard)], places)
 
     def _samples(self, source: Media) -> Tensor:
         """The sound of a file, or of (samples, rate); the features need a frame at least, and something to hear."""
@@ -316,11 +317,9 @@ def _place(picture: int, box: Box) -> Place:
     return picture, box.left, box.top, box.right, box.bottom
 
 
-def _spectral_place(span: Band, patch: tuple[int, int], stride: tuple[int, int], drawn: dict[str, Any]) -> Place | None:
+def _middle(band: int, time: int, patch: tuple[int, int], stride: tuple[int, int], size: tuple[int, ...]) -> Place:
     """The middle of a patch, which no other patch covers, in a picture whose pixels are frames and mel bins."""
-    (low, _), first = span.mel, round(span.seconds.first / 0.01)
-    margins = [max(0, size - step) / 2 for size, step in zip(patch, stride, strict=True)]
-    left, bottom = first + margins[1], low + margins[0]
-    right = min(left + min(stride[1], patch[1]), drawn["width"])
-    top = drawn["height"] - bottom - min(stride[0], patch[0])
-    return (0, left, max(top, 0), right, drawn["height"] - bottom) if left < right else None
+    high, wide = (min(p, s) for p, s in zip(patch, stride, strict=True))
+    left = time * stride[1] + (patch[1] - wide) / 2
+    bottom = size[0] - band * stride[0] - (patch[0] - high) / 2
+    return 0, left, bottom - high, left + wide, bottom
