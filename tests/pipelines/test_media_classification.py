@@ -110,6 +110,8 @@ def test_relations_are_those_of_the_elements(models: dict[str, tuple[Any, Path]]
         ours = relations.weights(site.path)
         assert ours.shape == weights[0].shape == (4, len(elements), len(elements))
         assert (ours - weights[0]).abs().max() < 1e-3
+    for roles in relations.heads().values():  # labels are names of places: none is said again
+        assert not any("repeat" in role.scores for role in roles)
 
 
 @pytest.mark.parametrize("name", CASES)

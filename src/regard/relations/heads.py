@@ -88,14 +88,15 @@ def role_scores(
     first = 0
     for block in blocks:
         weights = block[0].cpu()
-        visible = block[1].cpu().expand(weights.shape)
+        visible = block[1].cpu()  # often far smaller: every head, or every row, may see the same
         rows = torch.arange(first, first + weights.shape[1])
         first += weights.shape[1]
-        choice = visible.sum(-1)  # (H, r): between so many keys
+        choice = visible.expand(*visible.shape[:-1], shape[1]).sum(-1)  # (H|1, r|1): between so many keys
         chooses = (choice > 1) & (weights.sum(-1) > 0)
         for name, mask in _masks(rows, shape, kind, numbers).items():
             able = chooses & (visible & mask).any(-1)  # the first row has nothing before it
-            _add(totals, counts, name, (weights * mask).sum(-1), able)
+            on = torch.einsum("hrk,rk->hr", weights, mask.to(weights.dtype))  # no copy of the weights
+            _add(totals, counts, name, on, able)
         entropy = torch.special.entr(weights).sum(-1) / torch.log(choice.clamp(min=2).float())
         _add(totals, counts, "broad", entropy.clamp(max=1), chooses)
     return {name: total / counts[name].clamp(min=1) for name, total in totals.items()}
@@ -128,4 +129,5 @@ def _numbers(labels: Labels) -> tuple[Tensor, Tensor]:
 def _add(totals: dict[str, Tensor], counts: dict[str, Tensor], name: str, values: Tensor, counted: Tensor) -> None:
     """Adds values (H, r) of the rows that count, and how many these are."""
     totals[name] = totals.get(name, 0) + (values * counted).sum(-1)
+    counted = counted.expand(values.shape)
     counts[name] = counts.get(name, 0) + counted.sum(-1)

@@ -220,8 +220,8 @@ class Relations:
         for site in self.sites:
             labels: Labels | None = None
             sequences = self.sequences[item] if item < len(self.sequences) else {}
-            if site.query in sequences and site.key in sequences:
-                query, key = sequences[site.query], sequences[site.key]
+            query, key = sequences.get(site.query), sequences.get(site.key)
+            if query is not None and key is not None and query.modality == key.modality == "text":
                 labels = [e.label for e in query.elements], [e.label for e in key.elements]
             Lq, Lk = self.lengths(site, item)
             blocks = self._blocks(site.path, (Lq, Lk), item)
