@@ -39,6 +39,7 @@ SCRIPTS = (
     "state.js",
     "draw.js",
     "text.js",
+    "pictures.js",
     "lines.js",
     "matrix.js",
     "picture.js",

@@ -18,6 +18,7 @@ __all__ = ["print_report"]
 
 MOST_WORDS = 60  # lines of the alignment
 MOST_PARTNERS = 3  # words on the other side of one line
+MOST_LABELS = 5
 MOST_TEXT = 2000  # characters of input and answer
 HEAD_WIDTH = 15  # columns that a head needs in the table of layers × heads
 
@@ -59,6 +60,8 @@ def print_report(
     )
     with console.capture() as captured:
         _print_answer(console, report)
+        _print_labels(console, report)
+        _print_elements(console, report)
         _print_alignment(console, report, "<-" if plain else "←")
         _print_heads(console, report, plain)
     # What the output cannot encode is replaced; it must not end the program.
@@ -88,6 +91,29 @@ def _print_answer(console: "Console", report: Mapping[str, Any]) -> None:
         left = len(whole) - MOST_TEXT
         shown = whole if left <= 0 else f"{whole[:MOST_TEXT]} ... ({left} more characters)"
         console.print(Text(_clean(shown, lines=True), style=style))
+
+
+def _print_labels(console: "Console", report: Mapping[str, Any]) -> None:
+    """The likeliest classes, with their scores."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    labels = [(_clean(label["label"]), label["score"]) for label in report.get("labels") or []][:MOST_LABELS]
+    column = min(max((cell_len(name) for name, _ in labels), default=0), console.width - 10)
+    for name, score in labels:
+        line = Text(name)
+        line.truncate(column, overflow="ellipsis", pad=True)
+        console.print(line.append(f"  {score:.4f}", style="cyan"))
+
+
+def _print_elements(console: "Console", report: Mapping[str, Any]) -> None:
+    """What the elements are, where a sequence says it."""
+    from rich.text import Text
+
+    for sequence in report["sequences"].values():
+        if sequence.get("about"):
+            console.print()
+            console.print(Text(_clean(sequence["about"]) + ".", style="dim"))
 
 
 def _print_alignment(console: "Console", report: Mapping[str, Any], arrow: str) -> None:

@@ -12,7 +12,12 @@ function buildAlignment() {
     document.getElementById(side + "-title").textContent = sequence ? sequence.title : plain;
     if (!given) {
       box.textContent = text === null || text === undefined ? "" : String(text);
-      box.parentElement.hidden = !box.textContent;
+      const drawn = side === "source" ? Object.values(report.sequences).filter(hasPictures) : [];
+      const figures = drawn.flatMap((shown) => figuresOf(shown));
+      if (figures.length) box.append(make("span", "strip"));
+      if (figures.length) box.lastChild.append(...figures);
+      if (side === "target" && report.labels) box.replaceChildren(labelList(report.labels));
+      box.parentElement.hidden = !box.firstChild;
       continue;
     }
     alignment.sides[side] = selectableText(box, {
@@ -30,6 +35,21 @@ function buildAlignment() {
   document.getElementById("alignment").addEventListener("keydown", (event) => {
     if (event.key === "Escape") change({ word: null });
   });
+}
+
+/** Classes with their scores, and bars where the scores are shares. */
+function labelList(labels) {
+  const list = make("ol", "labels");
+  for (const { label, score } of labels) {
+    const item = make("li");
+    const bar = make("span", "bar");
+    bar.style.width = Math.max(0, Math.min(100, score * 100)) + "%";
+    const frame = make("span", "bar-frame");
+    frame.append(bar);
+    item.append(make("span", "label", label), frame, make("span", "numbers", exactly(score)));
+    list.append(item);
+  }
+  return list;
 }
 
 function hoverWord(word) {

@@ -1,4 +1,4 @@
-// The chosen head: the text itself coloured by weight, a picture, and the exact numbers.
+// The chosen head: the text or the pictures themselves coloured by weight, a picture, and the exact numbers.
 
 const detail = { texts: {}, painted: [], drawn: "" };
 const MOST_PARTS = 4000; // elements of a text on the page at once
@@ -96,7 +96,7 @@ function sinkSwitch(row) {
   box.disabled = !found.length;
   box.dataset.choice = "sinks";
   box.addEventListener("change", () => change({ sinks: box.checked }));
-  label.append(box, found.length ? "take out " + sinkNames(name) : "none found in this text");
+  label.append(box, found.length ? "take out " + sinkNames(name) : "none found in this " + (hasPictures(sequenceOf(site(), "key")) ? "input" : "text"));
   label.title = SINK_RULE;
   row.append(label);
 }
@@ -130,7 +130,7 @@ function buildTexts() {
   const [link] = same ? [] : linksAt(rowsNow(), state);
   const ranges = sides.map((side) => {
     const shown = side === state.side || same ? state.element : link ? link.index : 0;
-    return partOf(sequenceOf(one, side), shown);
+    return hasPictures(sequenceOf(one, side)) ? [0, sequenceOf(one, side).elements.length] : partOf(sequenceOf(one, side), shown);
   });
   const drawn = JSON.stringify([one.query, one.key, ranges]);
   if (detail.drawn === drawn) return;
@@ -149,19 +149,18 @@ function buildTexts() {
     frame.append(title);
     const [from, stop] = ranges[at];
     if (stop - from < sequence.elements.length) frame.append(pager(sequence, side, from, stop));
-    const body = make("div", "text");
+    const body = make("div", hasPictures(sequence) ? "pictures" : "text");
     const own = (index) => ({ side: same ? state.side : side, element: index });
-    frame.append(body);
+    frame.append(body, make("p", "key quiet small"));
     box.append(frame);
-    detail.texts[side] = selectableText(body, {
-      text: sequence.text,
-      parts: sequence.elements,
-      range: ranges[at],
-      writes: side === "query" ? sequence.writes : undefined,
+    const shared = {
       label: sequence.title + ": elements",
       onHover: (index) => hover(index === null ? null : own(index)),
       onChoose: (index) => change(own(index)),
-    });
+    };
+    const written = { text: sequence.text, parts: sequence.elements, range: ranges[at], writes: side === "query" ? sequence.writes : undefined };
+    detail.texts[side] = hasPictures(sequence) ? selectablePictures(body, { sequence, ...shared }) : selectableText(body, { ...written, ...shared });
+    detail.texts[side].key = frame.lastChild;
   });
   if (same) detail.texts.key = detail.texts.query;
 }
@@ -189,23 +188,23 @@ function pager(sequence, side, from, stop) {
 function paintTexts(scroll) {
   const now = current();
   const other = now.side === "query" ? "key" : "query";
-  for (const node of detail.painted) {
-    tint(node, null);
+  for (const [clear, node] of detail.painted) {
+    clear(node);
     node.classList.remove("chosen");
     node.removeAttribute("title");
   }
   detail.painted = [];
-  const keep = (node) => {
-    if (node) detail.painted.push(node);
+  const keep = (drawn, index) => {
+    const node = drawn.node(index);
+    if (node) detail.painted.push([drawn.clear, node]);
     return node;
   };
-  for (const { index, weight } of linksAt(rowsNow(), now)) {
-    const node = keep(detail.texts[other].node(index));
-    if (!node || weight < 0.001) continue;
-    tint(node, weight);
-    node.title = exactly(weight);
-  }
-  const node = keep(detail.texts[now.side].node(now.element));
+  const drawn = detail.texts[other];
+  const links = linksAt(rowsNow(), now);
+  for (const { index } of links) keep(drawn, index);
+  const strongest = drawn.tint(links);
+  drawn.key.textContent = pictureKey(sequenceOf(site(), other), strongest, unlisted(rowsNow(), now));
+  const node = keep(detail.texts[now.side], now.element);
   if (node) node.classList.add("chosen");
   for (const side of new Set([other, now.side])) {
     if (detail.texts[side] === detail.texts[now.side] && side !== now.side) continue;

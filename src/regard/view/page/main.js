@@ -24,8 +24,11 @@ function onStateChange(changed) {
   if (changed.has("word")) paintAlignment();
   if (changed.has("order") || changed.has("reversed")) layOutHeads();
   else if (changed.has("site") || changed.has("head")) markHead();
-  if (changed.has("sinks")) paintOverview();
-  const others = [...changed].filter((name) => !["word", "order", "reversed"].includes(name));
+  if (["sinks", "thumbnails", "element", "side", "site"].some((name) => changed.has(name))) {
+    describeOverview();
+    paintOverview();
+  }
+  const others = [...changed].filter((name) => !["word", "order", "reversed", "thumbnails"].includes(name));
   if (others.length && sites.length) paintDetail(changed);
   describeState();
 }

@@ -5,14 +5,15 @@ function paintReadout() {
   const now = current();
   const rows = rowsNow();
   const sequence = sequenceOf(one, now.side);
-  const links = linksAt(rows, now).filter((link) => link.weight >= 0.005).slice(0, 4);
   const other = sequenceOf(one, now.side === "query" ? "key" : "query");
+  const least = hasPictures(other) ? NOTHING : 0.005; // of hundreds of patches none has much
+  const links = linksAt(rows, now).filter((link) => link.weight >= least).slice(0, 4);
   const box = document.getElementById("readout");
   const writes = now.side === "query" && sequence.writes ? ` (then writes ${visible(sequence.writes[now.element])})` : "";
   const verb = now.side === "query" ? " looks at " : " is looked at by ";
   box.replaceChildren(make("strong", "", nameOf(sequence.elements, now.element)), writes + verb);
   if (rows.emptied && now.side === "query" && rows.emptied[now.element]) box.append("nothing but sinks.");
-  else if (!links.length) box.append(!linksAt(rows, now).length ? "nothing." : "nothing with a weight of 0.005 or more.");
+  else if (!links.length) box.append(!linksAt(rows, now).length ? "nothing." : `nothing with a weight of ${least} or more.`);
   links.forEach((link, place) => {
     if (place) box.append(" · ");
     box.append(nameOf(other.elements, link.index) + " ", make("span", "numbers quiet", exactly(link.weight)));
@@ -23,12 +24,23 @@ function paintReadout() {
   document.getElementById("detail-roles").textContent = headName(one, state.head) + named;
 }
 
+/** The weight of a row or a column that is not among its links. */
+function unlisted(rows, now) {
+  if (now.side === "query") return rows.rest[now.element];
+  if (rows.complete || state.sinks) return 0;
+  const shown = linksAt(rows, now).reduce((sum, link) => sum + link.weight, 0);
+  const received = receivedBy(site(), state.head, now.element);
+  // Both numbers are rounded to 5 digits: what differs by less is no weight.
+  return received - shown < 2e-5 * received ? 0 : received - shown;
+}
+
 /** One sentence on what a row is, one on the decoder, one on what has been taken out. */
 function explanation(one) {
   const [query, key] = [sequenceOf(one, "query"), sequenceOf(one, "key")];
-  const parts = [
-    `A row is one position of ${query.title}: its weights over ${one.query === one.key ? "the same text" : key.title} add up to 1.`,
-  ];
+  const named = (sequence) => (hasPictures(sequence) ? "the " : "") + sequence.title;
+  const same = "the same " + (hasPictures(query) ? query.title : "text");
+  const parts = [`A row is one position of ${named(query)}: its weights over ${one.query === one.key ? same : named(key)} add up to 1.`];
+  for (const sequence of new Set([query, key])) if (sequence.about) parts.unshift(sequence.about[0].toUpperCase() + sequence.about.slice(1) + ".");
   if (query.writes) {
     const at = state.side === "query" ? state.element : Math.min(1, query.elements.length - 1);
     parts.push(
@@ -66,9 +78,7 @@ function paintFacts() {
     const received = state.sinks ? null : receivedBy(one, state.head, now.element);
     facts.push(["received, all queries" + (state.sinks ? ", shown" : ""), exactly(received === null ? shown : received), "the sum of the column"]);
     facts.push(["mean of a query", exactly((received === null ? shown : received) / rows.queries), ""]);
-    // Both numbers are rounded to 5 digits: what differs by less is no weight.
-    const hidden = rows.complete || received - shown < 2e-5 * received ? 0 : received - shown;
-    if (received !== null) facts.push(["not shown", exactly(hidden), "the weight of queries that the table does not list"]);
+    if (received !== null) facts.push(["not shown", exactly(unlisted(rows, now)), "the weight of queries that the table does not list"]);
     else if (!rows.complete) facts.push(["not shown", "not known", "without sinks, only the links shown can be added up"]);
   }
   document.getElementById("facts").replaceChildren(

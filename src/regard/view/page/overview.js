@@ -15,6 +15,9 @@ function buildOverview() {
     },
     { rootMargin: "200px" },
   );
+  const drawn = document.getElementById("thumbnails");
+  drawn.parentElement.hidden = !sites.some((one) => hasMap(one, "query") || hasMap(one, "key"));
+  drawn.addEventListener("change", () => change({ thumbnails: drawn.value }));
   const roles = Object.entries(report.roles || {});
   document.getElementById("roles").hidden = !roles.length;
   document.getElementById("role-list").append(
@@ -48,9 +51,24 @@ function layOutHeads() {
   document.getElementById("order").value = state.order;
   document.getElementById("reverse").setAttribute("aria-pressed", String(state.reversed));
   const number = { entropy: "mean entropy of a row, in nats", distance: "mean distance of what a row looks at, in elements", largest: "largest weight of a row, mean over rows" }[state.order];
-  document.getElementById("overview-note").textContent =
-    "Queries down, keys across; colour by the square root of the weight. Below each: " + (number || "its role, and how well it fits") + ".";
+  overview.below = " Below each: " + (number || "its role, and how well it fits") + ".";
+  describeOverview();
   markHead();
+}
+
+/** Whether the other side of a site's links is drawn in pictures, for an element of this side. */
+function hasMap(one, side) {
+  return hasPictures(sequenceOf(one, side === "query" ? "key" : "query"));
+}
+
+/** What the small pictures show. */
+function describeOverview() {
+  document.getElementById("thumbnails").value = state.thumbnails;
+  const maps = state.thumbnails === "map" && hasMap(site(), state.side);
+  const name = nameOf(sequenceOf(site(), state.side).elements, state.element);
+  const what = state.side === "query" ? `What ${name} looks at` : `What looks at ${name}`;
+  document.getElementById("overview-note").textContent =
+    (maps ? what + ", as on the picture; colour by the square root of the share of the strongest in each head." : "Queries down, keys across; colour by the square root of the weight.") + overview.below;
 }
 
 /** The heads of a group, as named lines: a line a layer in the model's order, else one line that is sorted. */
@@ -100,12 +118,15 @@ function makeCell(index, head, withLayer) {
 
 /** Draw a cell's picture, unless it stands there already. */
 function paintCell(cell) {
-  const rows = headRows(sites[cell.site], cell.head, state.sinks && sinksOf(sites[cell.site].key).list.length > 0);
+  const one = sites[cell.site];
+  const rows = headRows(one, cell.head, state.sinks && sinksOf(one.key).list.length > 0);
   const width = cell.canvas.clientWidth;
-  const wanted = [rows, width, palette.scale];
+  const map = state.thumbnails === "map" && hasMap(one, state.side);
+  const wanted = [rows, width, palette.scale, map && state.side, map && state.element];
   if (!width || (cell.painted && wanted.every((value, at) => value === cell.painted[at]))) return;
   cell.painted = wanted;
-  drawThumbnail(cell.canvas, rows, width);
+  if (map) drawMap(cell.canvas, sequenceOf(one, state.side === "query" ? "key" : "query"), linksAt(rows, state), width);
+  else drawThumbnail(cell.canvas, rows, width);
 }
 
 function paintOverview() {

@@ -33,7 +33,7 @@ function mayBeSink(element) {
 
 const SINK_RULE =
   "A sink is a special token, a punctuation mark or the first element that, in more than half of the heads reading " +
-  "this text, is given at least twice the weight of an average element, and 1.5 times what rows that spread their " +
+  "this input, is given at least twice the weight of an average element, and 1.5 times what rows that spread their " +
   "weight evenly would give it.";
 
 /** The share of all weight from which key j is given much, by the rule above. */

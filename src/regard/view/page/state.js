@@ -9,6 +9,7 @@ const state = {
   order: "model",
   reversed: false,
   picture: "lines",
+  thumbnails: "map", // of pictures: what the element looks at, for every head; or "matrix"
   word: null, // a word of the alignment: {side: "target", index: 3}
 };
 let hovered = null; // {side, element}: shown while the pointer rests there; the choice stays
@@ -75,6 +76,8 @@ function settle() {
 }
 
 function firstElement(sequence) {
+  // Of pictures the token that the answer is read from, or else the middle.
+  if (hasPictures(sequence)) return sequence.places[0] ? Math.floor(sequence.elements.length / 2) : 0;
   const found = sequence.elements.find((element) => !isSpecial(element));
   return found ? found.index : 0;
 }
@@ -117,6 +120,7 @@ function address() {
     if (state.side === "key") parts.set("side", "key");
     if (state.sinks) parts.set("sinks", "out");
     if (state.picture !== "lines") parts.set("picture", state.picture);
+    if (state.thumbnails !== "map") parts.set("thumbnails", state.thumbnails);
   }
   if (state.order !== "model") parts.set("order", state.order);
   if (state.reversed) parts.set("reversed", "1");
@@ -142,6 +146,7 @@ function readAddress(hash) {
     patch.side = parts.get("side") === "key" ? "key" : "query";
     patch.sinks = parts.get("sinks") === "out";
     patch.picture = parts.get("picture") === "matrix" ? "matrix" : "lines";
+    patch.thumbnails = parts.get("thumbnails") === "matrix" ? "matrix" : "map";
     patch.reversed = parts.get("reversed") === "1";
     patch.order = ORDERS.includes(parts.get("order")) ? parts.get("order") : "model";
   }

@@ -40,7 +40,8 @@ function carve(text, parts, from, stop) {
 
 /**
  * Fill a container with a text's parts as options. `onHover(index or null)`, `onChoose(index)`.
- * Of `parts` those in `range` = [from, stop) are drawn. Returns {node(index), markChosen(index or -1, scroll)}.
+ * Of `parts` those in `range` = [from, stop) are drawn. Returns {node(index), markChosen(index or -1, scroll),
+ * tint(links), clear(node)}; links are [{index, weight}], largest first.
  */
 function selectableText(container, { text, parts, range, writes, label, onHover, onChoose }) {
   const options = [];
@@ -78,7 +79,14 @@ function selectableText(container, { text, parts, range, writes, label, onHover,
     makeStop(options, index);
     if (scroll) scrollWithin(container, options[index]);
   };
-  return { node: (index) => options[index], markChosen };
+  const tintParts = (links) => {
+    for (const { index, weight } of links) {
+      if (!options[index] || weight < 0.001) continue;
+      tint(options[index], weight);
+      options[index].title = exactly(weight);
+    }
+  };
+  return { node: (index) => options[index], markChosen, tint: tintParts, clear: (node) => tint(node, null) };
 }
 
 /** Let an element hear which of its options the pointer is on, is pressed on, or the keyboard moves to. */
