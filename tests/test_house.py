@@ -24,7 +24,6 @@ HEAVY = {
 OTHER_SOFTMAX = {
     "generation/beam.py": "next-token log-probabilities",
     "pipelines/classification.py": "classes",
-    "pipelines/media_classification.py": "probabilities of classes",
 }
 
 

@@ -10,6 +10,7 @@ import sys
 
 try:  # imports take a moment, and main() is not there yet to say that it was stopped
     import os
+    import warnings
     from typing import Annotated, Any, NoReturn
 
     import typer
@@ -44,6 +45,8 @@ _STOPPED = 130  # the exit code for Ctrl-C: 128 + SIGINT
 
 def main() -> None:
     """The `regard` command."""
+    # Pillow's warnings are of limits and damage of which regard says itself what matters.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         _fill_closed_streams()
         code = app(sys.argv[1:] or ["--help"], prog_name="regard", standalone_mode=False)

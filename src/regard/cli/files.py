@@ -11,17 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from regard.files import replacing
+from regard.inputs.kind import SUFFIXES, Kind, kind_of
+from regard.inputs.source import InputError as InputError
 
-TEXT_SUFFIXES = {".txt", ".md", ".text"}
-OTHER_SUFFIXES = {
-    "image": {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"},
-    "audio": {".wav", ".mp3", ".flac", ".ogg", ".m4a", ".opus"},
-    "video": {".mp4", ".mkv", ".webm", ".avi", ".mov"},
-}
-
-
-class InputError(ValueError):
-    """An input that cannot be used, with the reason in one line."""
+NAMES: dict[Kind, str] = {"text": "text", "image": "an image", "audio": "a sound", "video": "a video"}
+"""What files of a kind are called in a sentence."""
 
 
 def text_input(source: str, is_text: bool) -> tuple[str, str]:
@@ -30,7 +24,8 @@ def text_input(source: str, is_text: bool) -> tuple[str, str]:
     if source == "-" and not is_text:
         name, content = "stdin", without_line_end(decode(*read("-")))
     elif not is_text and _exists(source):
-        _refuse_other_kinds(path)
+        if path.is_dir():
+            raise InputError(f"{path} is a directory; INPUT may be a text or a file")
         name, content = path.stem, without_line_end(decode(*read(source)))
     else:
         if not is_text and _looks_like_path(source):
@@ -39,6 +34,28 @@ def text_input(source: str, is_text: bool) -> tuple[str, str]:
     if not content.strip():
         raise InputError(f"{'the input' if source in ('-', '') else source} is empty; there is nothing to see")
     return name, content
+
+
+def media_kind(source: str, is_text: bool) -> Kind | None:
+    """Whether INPUT is a file of an image, a sound or a video, by what is in it; None for texts of any kind."""
+    # A pipe cannot be looked into before it is read, and is text; so is what is no file.
+    if is_text or source == "-" or not _exists(source) or not Path(source).is_file() or not Path(source).stat().st_size:
+        return None
+    try:
+        kind = kind_of(source)
+    except InputError:  # neither text nor media: whoever reads it as text says what is wrong with it
+        return None
+    return None if kind == "text" else kind
+
+
+def media_files(sources: Sequence[str], what: str) -> list[Line]:
+    """Arguments that are files of images, sound or video, by their paths."""
+    if not sources:
+        raise InputError(f"there is no file: this model reads {what}")
+    for source in sources:
+        if not _exists(source):
+            raise InputError(f"{source}: no such file; this model reads {what}")
+    return [Line(source, source) for source in sources]
 
 
 @dataclass(frozen=True)
@@ -64,7 +81,7 @@ def text_lines(sources: Sequence[str], is_text: bool) -> list[Line]:
         if source == "-" and sys.stdin is not None and sys.stdin.isatty():
             print("Reading lines from the terminal; end with Ctrl-D.", file=sys.stderr)
         if source != "-":
-            _refuse_other_kinds(Path(source), "this command reads text")
+            _refuse_other_kinds(Path(source))
         where = "" if source == "-" else f"{source}, "
         content = lines(decode(*read(source)))
         found += [Line(f"{where}line {i}", line.removesuffix("\r")) for i, line in enumerate(content, 1)]
@@ -81,17 +98,16 @@ def _exists(source: str) -> bool:
 
 
 def _looks_like_path(source: str) -> bool:
-    known = TEXT_SUFFIXES.union(*OTHER_SUFFIXES.values())
+    known = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
     suffix = re.search(r"\.\w+$", source.lower())
     return bool(suffix and suffix.group() in known) or ("/" in source and " " not in source)
 
 
-def _refuse_other_kinds(path: Path, reader: str = "the embedded model reads text") -> None:
+def _refuse_other_kinds(path: Path) -> None:
     if path.is_dir():
         raise InputError(f"{path} is a directory; INPUT may be a text or a text file")
-    for kind, suffixes in OTHER_SUFFIXES.items():
-        if path.suffix.lower() in suffixes:
-            raise InputError(f"{path} looks like {kind}; {reader}")
+    if (kind := media_kind(str(path), False)) is not None:
+        raise InputError(f"{path} is {NAMES[kind]}; this model reads text")
 
 
 def _slug(text: str) -> str:
@@ -179,15 +195,15 @@ def check_output(output: Path, force: bool) -> None:
 
 
 @contextmanager
-def progress(total: int, doing: str = "translating") -> Generator[Any]:
-    """A function that takes the number of lines done; a bar on stderr where that is a terminal."""
+def progress(total: int, doing: str = "translating", unit: str = "lines") -> Generator[Any]:
+    """A function that takes the number of lines, or of another unit, done; a bar on stderr where that is a terminal."""
     if not sys.stderr.isatty():
-        yield lambda done: print(f"{done:,} of {total:,} lines", file=sys.stderr)  # pyright: ignore[reportUnknownLambdaType]
+        yield lambda done: print(f"{done:,} of {total:,} {unit}", file=sys.stderr)  # pyright: ignore[reportUnknownLambdaType]
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("lines"), TimeRemainingColumn())
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(doing, total=total)
 

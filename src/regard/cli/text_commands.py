@@ -35,7 +35,10 @@ def prepare(output: Path | None, force: bool, threads: int | None) -> None:
 
 
 def answers(
-    lines: Sequence[Line], run: Callable[[list[Line], Callable[[int], object]], Sequence[T]], doing: str
+    lines: Sequence[Line],
+    run: Callable[[list[Line], Callable[[int], object]], Sequence[T]],
+    doing: str,
+    unit: str = "lines",
 ) -> Iterator[T]:
     """The answer to every line, in order, with progress on stderr where there are several.
 
@@ -43,8 +46,9 @@ def answers(
         lines: the texts.
         run: answers some of them together, and tells how many are done.
         doing: what is being done, for a person.
+        unit: what the inputs are.
     """
-    shown = progress(len(lines), doing) if len(lines) > 1 else nullcontext(lambda done: None)
+    shown = progress(len(lines), doing, unit) if len(lines) > 1 else nullcontext(lambda done: None)
     last = time.monotonic()
     with shown as advance:
         for first in range(0, len(lines), CHUNK):

@@ -16,20 +16,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.attention.mask import Mask
-from regard.models.family import ACTIVATIONS, Family, Head, Settings
+from regard.models.family import ACTIVATIONS, Family, Head, Problem, Settings
 from regard.models.rules import Ignore, Join, Rename, Rule, Spelling, Tie
 from regard.transformer import Block, Encoder, FeedForward, LayerNorm, MultiHeadAttention
 from regard.transformer.feed_forward import ACTIVATIONS as FUNCTIONS
-
-Problem = Literal["single_label", "multi_label", "regression"]
-"""One class of all, any number of classes each by itself, or numbers."""
 
 
 @dataclass(frozen=True)
@@ -189,18 +185,6 @@ def _check(name: str, ids: Tensor, limit: int) -> None:
             raise ValueError(f"{name} holds {low if low < 0 else high}: this model takes 0 to {limit - 1}")
 
 
-def problem_of(settings: Settings) -> Problem:
-    """What the scores of classes mean; where the file does not say, one class alone is a matter of yes or no."""
-    known: dict[str, Problem] = {
-        "single_label_classification": "single_label",
-        "multi_label_classification": "multi_label",
-        "regression": "regression",
-    }
-    several = len(settings.labels()) > 1
-    default = "single_label_classification" if several else "multi_label_classification"
-    return settings.choice("problem_type", known, default)
-
-
 def refuse_others(settings: Settings) -> None:
     """Refuse what some checkpoints of these families are and this encoder is not.
 
@@ -232,7 +216,7 @@ def read_sizes(settings: Settings, head: Head) -> BertConfig:
         head_activation="tanh" if head == "classify" else activation,
         tied=settings.flag("tie_word_embeddings", True),
         labels=settings.labels() if head == "classify" else (),
-        problem=problem_of(settings) if head == "classify" else "single_label",
+        problem=settings.problem() if head == "classify" else "single_label",
         dropout=dropout,
         attention_dropout=settings.number("attention_probs_dropout_prob", 0.1),
         head_dropout=settings.number("classifier_dropout", dropout),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from regard.models.bert import Bert, BertConfig, problem_of, refuse_others
+from regard.models.bert import Bert, BertConfig, refuse_others
 from regard.models.family import ACTIVATIONS, Family, Head, Settings
 from regard.models.rules import Ignore, Join, Rename, Rule, Spelling, Tie
 
@@ -24,7 +24,7 @@ def read_config(settings: Settings, head: Head) -> BertConfig:
         head_activation="relu" if head == "classify" else activation,
         tied=settings.flag("tie_word_embeddings", True),
         labels=settings.labels() if head == "classify" else (),
-        problem=problem_of(settings) if head == "classify" else "single_label",
+        problem=settings.problem() if head == "classify" else "single_label",
         dropout=settings.number("dropout", 0.1),
         attention_dropout=settings.number("attention_dropout", 0.1),
         head_dropout=settings.number("seq_classif_dropout", 0.2),

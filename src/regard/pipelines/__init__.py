@@ -9,12 +9,13 @@ from typing import Any, Literal, get_args, overload
 
 import torch
 
-from regard.models import Checkpoint, ModelError, load
+from regard.models import Checkpoint, ModelError, SavedModel, load
 from regard.pipelines.answering import AnsweringPipeline
 from regard.pipelines.classification import Classification, ClassificationPipeline
 from regard.pipelines.embedding import Embedding, EmbeddingPipeline
 from regard.pipelines.filling import Filling, FillingPipeline
 from regard.pipelines.generation import Generation, GenerationPipeline
+from regard.pipelines.media_classification import MediaClassification, MediaClassificationPipeline
 from regard.pipelines.texts import RequestError, TextTooLong
 from regard.pipelines.transcription import Segment, Transcript, TranscriptionPipeline
 from regard.pipelines.translation import Translation, TranslationPipeline
@@ -29,6 +30,8 @@ __all__ = [
     "FillingPipeline",
     "Generation",
     "GenerationPipeline",
+    "MediaClassification",
+    "MediaClassificationPipeline",
     "Pipeline",
     "RequestError",
     "Segment",
@@ -39,6 +42,7 @@ __all__ = [
     "Translation",
     "TranslationPipeline",
     "pipeline",
+    "pipeline_of",
 ]
 
 Task = Literal["translate", "generate", "embed", "fill", "classify", "transcribe"]
@@ -50,7 +54,7 @@ CheckpointPipeline = (
     | ClassificationPipeline
     | TranscriptionPipeline
 )
-Pipeline = TranslationPipeline | CheckpointPipeline
+Pipeline = TranslationPipeline | CheckpointPipeline | MediaClassificationPipeline
 _OF_TASK: dict[str, type[CheckpointPipeline]] = {
     "translate": AnsweringPipeline,
     "generate": GenerationPipeline,
@@ -80,7 +84,7 @@ def pipeline(
 @overload
 def pipeline(
     source: str | Path, task: Literal["classify"], *, device: str | torch.device | None = None, **settings: Any
-) -> ClassificationPipeline: ...
+) -> ClassificationPipeline | MediaClassificationPipeline: ...
 @overload
 def pipeline(
     source: str | Path, task: Literal["transcribe"], *, device: str | torch.device | None = None, **settings: Any
@@ -101,8 +105,8 @@ def pipeline(
             given. Any encoder of text may "embed".
         device: where to compute; the CPU by default.
         settings: for the pipeline, such as `beams`; see `TranslationPipeline`, `AnsweringPipeline`,
-            `GenerationPipeline`, `EmbeddingPipeline`, `FillingPipeline`, `ClassificationPipeline` and
-            `TranscriptionPipeline`.
+            `GenerationPipeline`, `EmbeddingPipeline`, `FillingPipeline`, `ClassificationPipeline`,
+            `TranscriptionPipeline` and, for models of images, sound and video, `MediaClassificationPipeline`.
 
     Raises:
         ModelError: if there is no such model, it is damaged, or it is not for this task.
@@ -111,8 +115,21 @@ def pipeline(
     """
     if task is not None and task not in get_args(Task):
         raise RequestError(f"task is {task!r}: it must be {', '.join(get_args(Task))} or None")
-    found = load(source)
+    return pipeline_of(load(source), task, device, settings)
+
+
+def pipeline_of(
+    found: Checkpoint | SavedModel, task: Task | None, device: str | torch.device | None, settings: Mapping[str, Any]
+) -> Pipeline:
+    """The pipeline of a model that has been loaded; see `pipeline`.
+
+    Raises:
+        ModelError: if the model is not for this task.
+        RequestError: if its pipeline has no such setting.
+    """
     if isinstance(found, Checkpoint):
+        if found.family.modality != "text" and found.head != "transcribe":
+            return _media(found, task, device, settings)
         kind = _kind(found, task)
         _check_settings(kind, settings)
         return kind(found, found.tokenizer, device=device, **settings)
@@ -124,13 +141,22 @@ def pipeline(
     return TranslationPipeline(found, device=device, **settings)
 
 
-def _kind(checkpoint: Checkpoint, task: Task | None) -> type[CheckpointPipeline]:
-    """The pipeline for a task, or for the model's head."""
-    family, head = checkpoint.family, checkpoint.head
-    if family.modality != "text" and head != "transcribe":
+def _media(
+    checkpoint: Checkpoint, task: Task | None, device: str | torch.device | None, settings: Mapping[str, Any]
+) -> MediaClassificationPipeline:
+    """The pipeline of a model that reads images, sound or video."""
+    if task not in (None, "classify"):
+        family = checkpoint.family
         raise ModelError(
-            f"{checkpoint.directory} holds a {family.name}, which reads {family.modality}: it must be a model of text"
+            f"{checkpoint.directory} holds a {family.name}, which reads {family.modality}: to {task} it must read text"
         )
+    _check_settings(MediaClassificationPipeline, settings)
+    return MediaClassificationPipeline(checkpoint, device=device, **settings)
+
+
+def _kind(checkpoint: Checkpoint, task: Task | None) -> type[CheckpointPipeline]:
+    """The pipeline of a model that reads or writes text for a task, or for the model's head."""
+    head = checkpoint.head
     chosen = task or ("embed" if head == "hidden" else head)
     if chosen not in _OF_TASK or (head == "transcribe") != (chosen == "transcribe"):
         raise ModelError(f"{checkpoint.directory} has the head {head!r}: there is no pipeline to {chosen} with it")
@@ -143,4 +169,4 @@ def _check_settings(kind: type[Pipeline], settings: Mapping[str, Any]) -> None:
     known = [p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY and p.name != "device"]
     unknown = [name for name in settings if name not in known]
     if unknown and not any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
-        raise RequestError(f"{kind.__name__} has no setting {unknown[0]}: it has {', '.join(known)}")
+        raise RequestError(f"{kind.__name__} has no setting {unknown[0]}: it has {', '.join(known) or 'none'}")

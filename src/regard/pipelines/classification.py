@@ -12,26 +12,27 @@ from torch import Tensor
 from regard.inputs.tokenizer import Tokenizer
 from regard.models import ModelError
 from regard.models.checkpoint import Checkpoint
+from regard.models.family import Problem
 from regard.pipelines.packing import Answer, Progress, Text, TextReader
 
 
 @dataclass(frozen=True)
 class Label:
-    """A class, and how far a text is of it."""
+    """A class, and how far an input is of it."""
 
     name: str
     score: float  # a probability; of a regression the number itself
 
 
 @dataclass(frozen=True)
-class Classification(Answer):
-    """The classes of a text.
+class Labelled:
+    """What every answer that is a class can be asked.
 
     Labels are sorted by probability; those of a regression stand in the order of the model.
     """
 
     labels: tuple[Label, ...]
-    task = "classify"
+    problem: Problem
 
     @property
     def label(self) -> str:
@@ -43,15 +44,52 @@ class Classification(Answer):
         """Its probability, or the number of a regression."""
         return self.labels[0].score
 
+    def chosen(self, top: int | None = None) -> tuple[Label, ...]:
+        """The labels that a person is told.
+
+        Args:
+            top: so many; unless given all numbers of a regression, of classes that may come together those that are
+                likelier than not, and else the likeliest.
+        """
+        if top is None and self.problem == "multi_label":
+            return tuple(label for label in self.labels if label.score > 0.5) or self.labels[:1]
+        return self.labels if self.problem == "regression" and top is None else self.labels[: top or 1]
+
+    def label_data(self) -> list[dict[str, Any]]:
+        """The labels as data."""
+        return [{"label": label.name, "score": label.score} for label in self.labels]
+
+
+def labelled(logits: Tensor, names: Sequence[str], problem: Problem) -> list[tuple[Label, ...]]:
+    """The labels of each row of scores as a model gives them, (B, C)."""
+    scores = logits.float()
+    if problem != "regression":
+        scores = scores.softmax(-1) if problem == "single_label" else scores.sigmoid()
+    rows = [[Label(name, score) for name, score in zip(names, row, strict=True)] for row in scores.tolist()]
+    return [tuple(row if problem == "regression" else sorted(row, key=lambda label: -label.score)) for row in rows]
+
+
+@dataclass(frozen=True)
+class Classification(Answer, Labelled):
+    """The classes of a text."""
+
+    task = "classify"
+
+    @property
+    def shown(self) -> str:
+        """The text for a person, with a tab between the two of a pair."""
+        return self.text if isinstance(self.text, str) else "\t".join(self.text)
+
     def to_dict(self) -> dict[str, Any]:
         """Text and labels as data."""
-        return {"text": self.text, "labels": [{"label": a.name, "score": a.score} for a in self.labels]}
+        return {"text": self.text, "labels": self.label_data()}
 
     def report(self) -> dict[str, Any]:
         """Text, answer and relations as data."""
         text = self.text if isinstance(self.text, str) else "\n".join(self.text)
         answer = f"{self.label} {self.score:.3f}"
-        return self.relations.to_dict() | {"input": text, "answer": answer, "alignment": None}
+        shown = {"input": text, "answer": answer, "labels": self.label_data()[:10], "alignment": None}
+        return self.relations.to_dict() | shown
 
 
 class ClassificationPipeline:
@@ -110,25 +148,16 @@ class ClassificationPipeline:
             TypeError: if one is no string.
         """
         reads = self.reader.read(text if isinstance(text, list) else [text], names)
-        scores = [
-            self._scores(pack.rows[pack.starts]) for pack in self.reader.packs(reads, progress=progress)
-        ]  # (n, C) each
-        rows = torch.cat(scores).tolist() if scores else []
-        found = [Classification(read, self.reader, self._labels(row)) for read, row in zip(reads, rows, strict=True)]
+        config = self.reader.model.config
+        labels: list[tuple[Label, ...]] = []
+        for pack in self.reader.packs(reads, progress=progress):
+            labels += labelled(self._logits(pack.rows[pack.starts]), config.labels, config.problem)
+        found = [
+            Classification(row, config.problem, read, self.reader) for read, row in zip(reads, labels, strict=True)
+        ]
         return found if isinstance(text, list) else found[0]
 
     @torch.no_grad()
-    def _scores(self, rows: Tensor) -> Tensor:
-        """First rows (n, d) → what the scores of each class mean, (n, C)."""
-        scores = self.reader.model.head(rows).float()
-        problem = self.reader.model.config.problem
-        if problem == "single_label":
-            return scores.softmax(-1)
-        return scores.sigmoid() if problem == "multi_label" else scores
-
-    def _labels(self, row: Sequence[float]) -> tuple[Label, ...]:
-        config = self.reader.model.config
-        labels = [Label(name, score) for name, score in zip(config.labels, row, strict=True)]
-        if config.problem != "regression":
-            labels.sort(key=lambda label: -label.score)
-        return tuple(labels)
+    def _logits(self, rows: Tensor) -> Tensor:
+        """First rows (n, d) → scores of each class before softmax, (n, C)."""
+        return self.reader.model.head(rows)

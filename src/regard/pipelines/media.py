@@ -86,6 +86,11 @@ class MediaReader(ABC):
         """What it reads: image, audio or video."""
         return self.checkpoint.family.modality
 
+    @property
+    def reads(self) -> str:
+        """The same in a sentence."""
+        return {"image": "images", "audio": "sound"}.get(self.modality, self.modality)
+
     @abstractmethod
     def _read_settings(self, data: dict[str, Any]) -> None:
         """Take over the preprocessor's settings."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -14,8 +14,10 @@ from torch import Tensor
 from regard.inputs.source import name_of
 from regard.models import ModelError
 from regard.models.checkpoint import Checkpoint
-from regard.models.family import Settings
+from regard.models.family import Problem, Settings
+from regard.pipelines.classification import Labelled, labelled
 from regard.pipelines.media import MediaReader, Scene, reader_of
+from regard.pipelines.packing import Progress
 from regard.relations import Relations
 
 if TYPE_CHECKING:
@@ -23,28 +25,13 @@ if TYPE_CHECKING:
 
 BATCH = 2048
 """Positions that are computed together at most, unless one input has more."""
-Progress = Callable[[int], object]
 
 
 @dataclass(frozen=True)
-class Label:
-    """A class, and how far an input is of it."""
-
-    name: str
-    score: float  # a probability; of a regression the number itself
-
-
-@dataclass(frozen=True)
-class MediaClassification:
-    """The classes of an image, a sound or a video, and where the answer comes from.
-
-    Args:
-        source: the input.
-        labels: the likeliest first; those of a regression in the order of the model.
-    """
+class MediaClassification(Labelled):
+    """The classes of an image, a sound or a video, and where the answer comes from."""
 
     source: Media
-    labels: tuple[Label, ...]
     _reader: MediaReader = field(repr=False, compare=False)
 
     @property
@@ -53,14 +40,9 @@ class MediaClassification:
         return name_of(self.source)
 
     @property
-    def label(self) -> str:
-        """The first label: the likeliest class."""
-        return self.labels[0].name
-
-    @property
-    def score(self) -> float:
-        """Its probability, or the number of a regression."""
-        return self.labels[0].score
+    def shown(self) -> str:
+        """The same, for a person."""
+        return self.name
 
     @cached_property
     def scene(self) -> Scene:
@@ -74,13 +56,13 @@ class MediaClassification:
 
     def to_dict(self) -> dict[str, Any]:
         """Input and labels as data."""
-        return {"input": self.name, "labels": [{"label": a.name, "score": a.score} for a in self.labels]}
+        return {"input": self.name, "labels": self.label_data()}
 
     def report(self) -> dict[str, Any]:
         """Input, answer, relations and pictures as data."""
         answer = f"{self.label} {self.score:.3f}"
-        labels = self.to_dict()["labels"][:10]
-        return self._reader.report(self.scene, self.relations, self.name, answer) | {"labels": labels}
+        labels = {"labels": self.label_data()[:10]}
+        return self._reader.report(self.scene, self.relations, self.name, answer) | labels
 
 
 class MediaClassificationPipeline:
@@ -92,22 +74,16 @@ class MediaClassificationPipeline:
     Args:
         checkpoint: with the head "classify", of a model of images, sound or video.
         device: where to compute; the CPU by default.
-        top: how many labels an answer has at most; all unless given.
 
     Raises:
         ModelError: if the model has another head, or its preprocessor does not fit it.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, *, device: str | torch.device | None = None, top: int | None = None
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, device: str | torch.device | None = None) -> None:
         if checkpoint.head != "classify":
             raise ModelError(f"{checkpoint.directory} has the head {checkpoint.head!r}: it must be 'classify'")
-        if top is not None and top < 1:
-            raise ValueError(f"top is {top}: it must be at least 1")
         self.reader = reader_of(checkpoint, device)
-        self.top = top
-        self.problem = Settings(checkpoint.settings, str(checkpoint.directory / "config.json")).problem()
+        self.problem: Problem = Settings(checkpoint.settings, str(checkpoint.directory / "config.json")).problem()
 
     @overload
     def __call__(self, source: Media) -> MediaClassification: ...
@@ -130,9 +106,10 @@ class MediaClassificationPipeline:
         sources = source if isinstance(source, list) else [source]
         found: list[MediaClassification] = []
         for batch in self._batches(sources):
+            labels = labelled(self.logits(batch), self.reader.config.labels, self.problem)
             found += [
-                MediaClassification(one, self._labels(row), self.reader)
-                for one, row in zip(sources[len(found) :], self.scores(batch).tolist(), strict=False)
+                MediaClassification(row, self.problem, source, self.reader)
+                for row, source in zip(labels, sources[len(found) : len(found) + len(labels)], strict=True)
             ]
             if progress is not None:
                 progress(len(found))
@@ -142,13 +119,6 @@ class MediaClassificationPipeline:
     def logits(self, batch: Tensor) -> Tensor:
         """Tensors as the model takes them, (B, …) → scores of the classes before softmax, (B, labels)."""
         return self.reader.model(batch.to(self.reader.device)).float()
-
-    def scores(self, batch: Tensor) -> Tensor:
-        """The same → what the scores mean: probabilities, or the numbers of a regression; (B, labels)."""
-        logits = self.logits(batch)
-        if self.problem == "single_label":
-            return logits.softmax(-1)
-        return logits.sigmoid() if self.problem == "multi_label" else logits
 
     def _batches(self, sources: Sequence[Media]) -> Iterator[Tensor]:
         """Inputs of one size after each other, as many at a time as are computed together, (B, …)."""
@@ -162,9 +132,3 @@ class MediaClassificationPipeline:
             held.append(tensor)
         if held:
             yield torch.stack(held)
-
-    def _labels(self, row: Sequence[float]) -> tuple[Label, ...]:
-        labels = [Label(name, score) for name, score in zip(self.reader.config.labels, row, strict=True)]
-        if self.problem != "regression":
-            labels.sort(key=lambda label: -label.score)
-        return tuple(labels[: self.top])

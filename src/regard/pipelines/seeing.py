@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from regard.models import ModelError
-from regard.pipelines import pipeline
+from regard.inputs.source import name_of
+from regard.models import Checkpoint, ModelError, load
+from regard.pipelines import MediaClassificationPipeline, pipeline_of
 from regard.pipelines.embedding import EmbeddingPipeline
 from regard.pipelines.filling import FillingPipeline
-from regard.pipelines.transcription import TranscriptionPipeline
+from regard.pipelines.media import reader_of
 
 
 def see_text(
@@ -34,9 +35,39 @@ def see_text(
         TextTooLong: if the text has more pieces than the model takes.
         RequestError, SettingsError: if the pipeline has no such setting, or it is not what it may be.
     """
-    found = pipeline(source, device=device, **settings)
-    if isinstance(found, TranscriptionPipeline):
-        raise ModelError(f"{source} transcribes sound: see `regard transcribe --help`")
+    loaded = load(source)
+    if isinstance(loaded, Checkpoint) and loaded.family.modality != "text":
+        family = loaded.family
+        raise ModelError(f"{source} holds a {family.name}, which reads {family.modality}: it must be a model of text")
+    found: Any = pipeline_of(loaded, None, device, settings)
     if isinstance(found, FillingPipeline) and not found.has_gap(text):
         found = EmbeddingPipeline(found.reader.checkpoint, found.reader.tokenizer, device=device)
     return found(text).report()
+
+
+def see_media(
+    source: str | Path, file: str | Path | bytes, *, device: str | torch.device | None = None
+) -> dict[str, Any]:
+    """A model's answer to an image, a sound or a video, and which part of it attended to which; see `see_text`.
+
+    Without a head that classifies, the model only reads the file, and the answer is empty.
+
+    Args:
+        source: of the model, as `regard.pipelines.pipeline` takes it.
+        file: the input, or its bytes.
+        device: where to compute; the CPU by default.
+
+    Raises:
+        ModelError: if there is no such model, it is damaged, or it reads something else.
+        InputError: if the file cannot be read as what the model reads.
+    """
+    found = load(source)
+    if not isinstance(found, Checkpoint) or found.family.modality == "text":
+        raise ModelError(f"{source} reads text: {name_of(file)} needs a model of images, sound or video")
+    if found.head == "transcribe":
+        raise ModelError(f"{source} transcribes: see `regard transcribe --help`")
+    if found.head == "classify":
+        return MediaClassificationPipeline(found, device=device)(file).report()
+    reader = reader_of(found, device)
+    scene = reader.scene(file)
+    return reader.report(scene, reader.relate(scene, "see"), name_of(file), "")

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from regard.cli.files import text_input
+from regard.cli.files import NAMES, InputError, media_kind, text_input
 from regard.cli.options import DEFAULT_MODEL, Model, Threads, given, set_threads
+
+if TYPE_CHECKING:
+    from regard.inputs.kind import Kind
 
 
 def see(
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="A text, a text file, or - for standard input.")],
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A text, a file of any kind, or - for standard input.")
+    ],
     model: Model = DEFAULT_MODEL,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The HTML file to write.")] = None,
     as_json: Annotated[
@@ -34,7 +39,8 @@ def see(
 
     Prints the answer, which word was read from which, and what every head does; and writes one HTML file that opens
     offline, by default regard-NAME.html in this directory. A translator translates a text, a decoder continues it, an
-    encoder classifies it, fills its gaps, or only reads it.
+    encoder classifies it, fills its gaps, or only reads it. A model of images, sound or video classifies a file, or
+    only reads it, and the page shows on the picture which part looks where.
 
     Examples:
 
@@ -42,17 +48,21 @@ def see(
     - `regard see caption.txt -o caption.html`
     - `regard see -m all-MiniLM-L6-v2/ "Two dogs play in the snow."`
     - `regard see -m model.gguf --max-new-tokens 20 "The sun was low, and"`
+    - `regard see -m vit-base-patch16-224/ cat.jpg`
     - `echo "Two dogs play in the snow." | regard see - --json > seen.json`
     """
-    from regard.pipelines.seeing import see_text
     from regard.view.html import check_path, write
 
-    name, content = text_input(source, text)
+    settings = given(beams=beams, max_new_tokens=max_new_tokens)
+    kind = media_kind(source, text)
+    if kind is not None:
+        _check_media(source, kind, model, settings)
+    name, content = text_input(source, text) if kind is None else (Path(source).stem, source)
     page = output if output is not None else None if as_json else Path(f"regard-{name}.html")
     if page is not None:
         check_path(page, force=force)  # before the work
     set_threads(threads)
-    report = see_text(model, content, **given(beams=beams, max_new_tokens=max_new_tokens))
+    report = _report(model, content, kind, settings)
     if page is not None:
         page = write(report, page, force=force)
     if as_json:
@@ -64,3 +74,17 @@ def see(
         print_report(report)
     if page is not None:
         print(f"\nSee it: {page.resolve()}", file=sys.stderr if as_json else sys.stdout)
+
+
+def _check_media(source: str, kind: Kind, model: str, settings: dict[str, Any]) -> None:
+    """Refuse what cannot be right for a file that is no text, before anything is read."""
+    if model == DEFAULT_MODEL:
+        raise InputError(f"{source} is {NAMES[kind]}: {model} reads text; name a model that reads it with --model")
+    if settings:
+        raise InputError(f"--{next(iter(settings)).replace('_', '-')} is for texts: {source} is {NAMES[kind]}")
+
+
+def _report(model: str, content: str, kind: Kind | None, settings: dict[str, Any]) -> dict[str, Any]:
+    from regard.pipelines.seeing import see_media, see_text
+
+    return see_text(model, content, **settings) if kind is None else see_media(model, content)
