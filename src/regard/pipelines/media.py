@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Media = Picture | tuple[Any, int]
 
 PREPROCESSOR = "preprocessor_config.json"
-LINKS = 2**21
+LINKS = 3 * 2**19
 """Weights that the relations of one input list, over all heads: what a page with them can hold."""
 
 
@@ -117,7 +117,7 @@ class MediaReader(ABC):
         )
         about = {"name": self.checkpoint.directory.name, "task": task, "description": ""}
         rows = self.config.layers * self.config.heads * len(scene.elements)
-        watch = Watch(top=max(4, min(64, LINKS // rows)))
+        watch = Watch(top=max(4, min(len(scene.elements), LINKS // rows)))
         with (
             torch.no_grad(),
             observe(self.model, watch=watch, elements={"": sequence}, about=about, this_thread=True) as relations,

@@ -57,13 +57,16 @@ function selectablePictures(container, { sequence, label, onHover, onChoose }) {
     const node = option(index, isSpecial(sequence.elements[index]) ? "cell special" : "cell");
     node.style.left = (100 * left) / width + "%";
     node.style.top = (100 * top) / height + "%";
-    // Lengths are cut off at 1/64 of a pixel: what is lost must leave no gap between two cells.
-    node.style.width = `calc(${(100 * (right - left)) / width}% + 0.04px)`;
-    node.style.height = `calc(${(100 * (bottom - top)) / height}% + 0.04px)`;
+    node.style.width = (100 * (right - left)) / width + "%";
+    node.style.height = (100 * (bottom - top)) / height + "%";
     cells[picture].push(node);
   });
   const strip = make("div", "strip");
-  strip.append(...figuresOf(sequence, (picture, frame) => frame.append(...cells[picture], ...outsideOf(sequence, picture))));
+  const veils = sequence.pictures.map(() => make("canvas", "veil"));
+  strip.append(...figuresOf(sequence, (picture, frame) => {
+    veils[picture].setAttribute("aria-hidden", "true");
+    frame.append(veils[picture], ...cells[picture], ...outsideOf(sequence, picture));
+  }));
   if (beside.firstChild) container.append(beside);
   container.append(strip);
   if (options[0]) options[0].tabIndex = 0;
@@ -77,22 +80,19 @@ function selectablePictures(container, { sequence, label, onHover, onChoose }) {
     makeStop(options, index);
   };
   const isCell = (index) => options[index] && options[index].classList.contains("cell");
-  const tintCells = (links) => {
-    const strongest = links.find((link) => isCell(link.index));
+  const tintParts = (links) => {
     for (const { index, weight } of links) {
-      const node = options[index];
-      if (!node) continue;
-      if (isCell(index)) node.style.setProperty("--veil", VEIL * (1 - Math.sqrt(weight / (strongest.weight || 1))));
-      else tint(node, weight);
-      node.title = `${labelOf(sequence, index)}: ${exactly(weight)}`;
+      if (!isCell(index)) tint(options[index], weight);
+      options[index].title = `${labelOf(sequence, index)}: ${exactly(weight)}`;
     }
-    return strongest;
+    const placed = links.filter((link) => isCell(link.index));
+    drawVeils(veils, sequence, placed);
+    return placed[0];
   };
   const clear = (node) => {
-    node.style.removeProperty("--veil");
     if (!node.classList.contains("cell")) tint(node, null);
   };
-  return { node: (index) => options[index], markChosen, tint: tintCells, clear };
+  return { node: (index) => options[index], markChosen, tint: tintParts, clear };
 }
 
 const extentCache = new Map();
@@ -123,6 +123,30 @@ function outsideOf(sequence, picture) {
     Object.assign(node.style, { left: 100 * x0 + "%", top: 100 * y0 + "%", width: 100 * (x1 - x0) + "%", height: 100 * (y1 - y0) + "%" });
     return node;
   });
+}
+
+/** Cover every picture but for the places of `links`, largest first: of the first nothing is covered. */
+function drawVeils(veils, sequence, links) {
+  const ratio = window.devicePixelRatio || 1;
+  const contexts = veils.map((canvas) => {
+    canvas.width = Math.round(canvas.clientWidth * ratio);
+    canvas.height = Math.round(canvas.clientHeight * ratio);
+    const context = canvas.getContext("2d");
+    context.fillStyle = `rgb(12 14 18 / ${VEIL})`;
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    return context;
+  });
+  for (const { index, weight } of links) {
+    const [picture, ...box] = sequence.places[index];
+    const { width, height } = sequence.pictures[picture];
+    const canvas = veils[picture];
+    // Both sides of an edge are rounded alike: cells neither overlap nor leave a gap.
+    const [x0, x1] = [box[0], box[2]].map((x) => Math.round((x / width) * canvas.width));
+    const [y0, y1] = [box[1], box[3]].map((y) => Math.round((y / height) * canvas.height));
+    contexts[picture].clearRect(x0, y0, x1 - x0, y1 - y0);
+    contexts[picture].fillStyle = `rgb(12 14 18 / ${VEIL * (1 - Math.sqrt(weight / (links[0].weight || 1)))})`;
+    contexts[picture].fillRect(x0, y0, x1 - x0, y1 - y0);
+  }
 }
 
 /** What the brightness of pictures means here, `rest` being the weight that is not listed; nothing for texts. */
