@@ -8,7 +8,7 @@ import pytest
 import transformers
 
 from regard.pipelines import MediaClassificationPipeline, pipeline
-from tests.cli.conftest import Regard
+from tests.command_line import Run
 from tests.inputs.recordings import sound
 from tests.models.parity import saved
 from tests.models.small_bert import small_bert
@@ -28,41 +28,41 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", MODALITIES)
-def test_classes_of_files(models: dict[str, Path], name: str, tmp_path: Path, regard: Regard):
+def test_classes_of_files(models: dict[str, Path], name: str, tmp_path: Path, run: Run):
     files = [media_file(name, tmp_path, number) for number in range(2)]
     classify = pipeline(models[name], "classify")
     assert isinstance(classify, MediaClassificationPipeline)
     expected = classify([*files])
-    result = regard("classify", "-m", models[name], *files)
+    result = run("classify", "-m", models[name], *files)
     assert result.returncode == 0, result.stderr
     assert result.stdout.decode() == "".join(f"{a.label} {a.score:.3f}\t{a.name}\n" for a in expected)
     assert b"2 of 2 files" in result.stderr
-    result = regard("classify", "-m", models[name], "-k", "3", files[0])
+    result = run("classify", "-m", models[name], "-k", "3", files[0])
     labels = ", ".join(f"{label.name} {label.score:.3f}" for label in expected[0].labels[:3])
     assert result.stdout.decode() == f"{labels}\t{files[0]}\n"
     assert result.stderr == b""
-    found = [json.loads(line) for line in regard("classify", "-m", models[name], "--json", *files).stdout.splitlines()]
+    found = [json.loads(line) for line in run("classify", "-m", models[name], "--json", *files).stdout.splitlines()]
     assert [o["input"] for o in found] == [str(file) for file in files]
     for one, other in zip(found, expected, strict=True):
         assert [a["label"] for a in one["labels"]] == [label.name for label in other.labels]
         assert [a["score"] for a in one["labels"]] == pytest.approx([label.score for label in other.labels], abs=1e-5)
 
 
-def test_several_labels_at_once(models: dict[str, Path], tmp_path: Path, regard: Regard):
+def test_several_labels_at_once(models: dict[str, Path], tmp_path: Path, run: Run):
     file = media_file("dinov2", tmp_path)
     answer = pipeline(models["dinov2"])(file)
     likely = [label for label in answer.labels if label.score > 0.5] or [answer.labels[0]]
-    shown = regard("classify", "-m", models["dinov2"], file).stdout.decode()
+    shown = run("classify", "-m", models["dinov2"], file).stdout.decode()
     assert shown == ", ".join(f"{label.name} {label.score:.3f}" for label in likely) + f"\t{file}\n"
 
 
 @pytest.mark.parametrize("name", MODALITIES)
 def test_a_page_of_a_file(
-    models: dict[str, Path], name: str, tmp_path: Path, regard: Regard, monkeypatch: pytest.MonkeyPatch
+    models: dict[str, Path], name: str, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ):
     file = media_file(name, tmp_path)
     monkeypatch.chdir(tmp_path)
-    result = regard("see", "-m", models[name], file)
+    result = run("see", "-m", models[name], file)
     assert result.returncode == 0, result.stderr
     printed = result.stdout.decode()
     answer = pipeline(models[name])(file)
@@ -71,15 +71,15 @@ def test_a_page_of_a_file(
     assert " ".join(answer.scene.about.split()) in " ".join(printed.split())
     page = (tmp_path / f"regard-{file.stem}.html").read_text(encoding="utf-8")
     assert "data:image/png;base64," in page
-    report = json.loads(regard("see", "-m", models[name], file, "--json").stdout)
+    report = json.loads(run("see", "-m", models[name], file, "--json").stdout)
     assert report["answer"] == f"{answer.label} {answer.score:.3f}"
     assert [*report["sequences"]] == [MODALITIES[name]]
 
 
-def test_a_model_without_a_head_only_reads(tmp_path: Path, regard: Regard):
+def test_a_model_without_a_head_only_reads(tmp_path: Path, run: Run):
     _, place = saved(tmp_path, transformers.ViTModel, CASES["vit"][1])
     (place / "preprocessor_config.json").write_text(json.dumps(CASES["vit"][2]))
-    report = json.loads(regard("see", "-m", place, media_file("vit", tmp_path), "--json").stdout)
+    report = json.loads(run("see", "-m", place, media_file("vit", tmp_path), "--json").stdout)
     assert (report["answer"], len(report["sites"])) == ("", 2)
     assert len(report["sequences"]["image"]["elements"]) == 17
 
@@ -111,7 +111,7 @@ def test_a_model_without_a_head_only_reads(tmp_path: Path, regard: Regard):
 def test_bad_input_is_one_line(
     models: dict[str, Path],
     tmp_path: Path,
-    regard: Regard,
+    run: Run,
     monkeypatch: pytest.MonkeyPatch,
     args: tuple[str, ...],
     message: str,
@@ -123,7 +123,7 @@ def test_bad_input_is_one_line(
     names["SILENT"].write_bytes(sound(numpy.zeros((1, 16_000)), 16_000))
     names["CUT"].write_bytes(names["PICTURE"].read_bytes()[:500])
     before = {*tmp_path.iterdir()}
-    result = regard(*(names.get(arg, arg) for arg in args))
+    result = run(*(names.get(arg, arg) for arg in args))
     error = result.stderr.decode()
     assert (result.returncode, result.stdout, error.count("\n")) == (2, b"", 1), error
     assert message in error
