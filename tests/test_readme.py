@@ -9,6 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import Run
+from tests.models.small_bert import as_sentence_encoder, small_bert
+from tests.models.small_llama import small_checkpoint
+from tests.models.small_whisper import small_whisper, speech_like, write_sound
+from tests.pipelines.small_media import scene, small_model
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -29,11 +35,15 @@ def _commands() -> list[str]:
     return [line for line in lines if line.startswith("regard ")]
 
 
+OWN = [command for command in _commands() if " -m " not in command]
+WITH_MODELS = [command for command in _commands() if " -m " in command]
+
+
 def test_there_are_commands():
-    assert len(_commands()) >= 3
+    assert len(OWN) >= 3 and len(WITH_MODELS) >= 6
 
 
-@pytest.mark.parametrize("command", _commands())
+@pytest.mark.parametrize("command", OWN)
 def test_commands_work(command: str, tmp_path: Path):
     (tmp_path / "caption.txt").write_text("Two dogs play in the snow.\n", encoding="utf-8")
     (tmp_path / "captions.en").write_text("Two dogs play in the snow.\nA man sleeps.\n", encoding="utf-8")
@@ -44,6 +54,33 @@ def test_commands_work(command: str, tmp_path: Path):
     )
     assert done.returncode == 0, (words, done.stderr)
     assert len(list(tmp_path.iterdir())) > 2 or done.stdout
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with small models of the names that the README uses, and what they are shown."""
+    directory, made = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("made")
+    places = {
+        "minilm": as_sentence_encoder(small_bert(made / "minilm"), normalize=True),
+        "bert": small_bert(made / "bert", "ForMaskedLM"),
+        "sentiment": small_bert(made / "sentiment", "ForSequenceClassification", id2label={0: "bad", 1: "good"}),
+        "vit": small_model("vit", made)[1],
+        "smollm": small_checkpoint(made),
+        "whisper": small_whisper(made)[1],
+    }
+    for name, place in places.items():
+        place.rename(directory / name)
+    scene().save(directory / "photo.png")
+    write_sound(directory / "talk.wav", speech_like(1.0))
+    return directory
+
+
+@pytest.mark.parametrize("command", WITH_MODELS)
+def test_commands_with_models_work(command: str, models: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(models)
+    done = run(*shlex.split(command)[1:])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 def test_the_make_targets_exist():
