@@ -332,3 +332,28 @@ def test_segments_name_the_keys_of_the_prompt():
     torch.testing.assert_close(mass[0, :, :, 0], weights[..., :3].sum(-1))
     torch.testing.assert_close(mass[0, :, :, 1], weights[..., 3:8].sum(-1))
     assert mass.shape == (2, 4, 1, 2) and weights.shape == (4, 1, 9)
+
+
+@torch.no_grad()
+def test_scripted_traced_and_transformed_parts():
+    class Plain(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+    class Each(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.vmap(self[0])(x)
+
+    x = torch.randn(2, H, L, E)
+    scripted = torch.jit.script(Plain())
+    with pytest.raises(ValueError, match="model is a RecursiveScriptModule"), regard.observe(scripted):
+        pass
+    for model, path, reason in (
+        (nn.Sequential(scripted), "", "fused operator"),
+        (nn.Sequential(torch.jit.trace(Plain(), x)), "0", "fused operator"),
+        (Each(Plain()), "0", "it runs inside vmap"),
+    ):
+        expected = model(x)
+        with pytest.warns(UserWarning, match="not observed at 1 sites"), regard.observe(model) as relations:
+            torch.testing.assert_close(model(x), expected)
+        assert [*relations.missed] == [path] and reason in relations.missed[path]

@@ -65,7 +65,7 @@ def observe(
         Relations, filled while the model runs.
 
     Raises:
-        ValueError: watch names rows, or a layer has no such head.
+        ValueError: watch names rows, a layer has no such head, or model is scripted.
         RuntimeError: a call is not what it was read as: the model's own function gives something else.
 
     Example:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from regard.relations.capture.seeing import Call, Seer, ours, seer_here
+from regard.relations.capture.seeing import Call, Seer, ours, seer_here, transformed
 
 # PyTorch's own modules fused into one operator: they are switched off, and seen here if they run nevertheless.
 _FUSED_MODULES = (torch._native_multi_head_attention, torch._transformer_encoder_layer_fwd)  # pyright: ignore
@@ -64,7 +64,7 @@ def _see(
         with ours():
             return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
 
-    reason = _unlike_attention(query, key, value, attn_mask, is_causal, enable_gqa)
+    reason = transformed() or _unlike_attention(query, key, value, attn_mask, is_causal, enable_gqa)
     if reason is not None:
         seer.miss(reason)
         return original()

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.relations.capture.seeing import Call, Seer, ours, seer_here
+from regard.relations.capture.seeing import Call, Seer, ours, seer_here, transformed
 
 _Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -80,7 +80,7 @@ def _attention(
         with ours():
             return original(module, query, key, value, attention_mask, **kwargs)
 
-    reason = _unreadable(name, attention_mask, kwargs)
+    reason = transformed() or _unreadable(name, attention_mask, kwargs)
     if reason is not None:
         seer.miss(reason)
         return as_it_was()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.jit import ScriptModule
+from torch.jit._trace import TopLevelTracedModule
 from torch.utils.hooks import RemovableHandle
 
 from regard.transformer import MultiHeadAttention
@@ -74,9 +76,16 @@ class Stack:
         return self._here.stack
 
     def hook(self, model: nn.Module, only: int | None) -> None:
-        """Follows every module of `model`, in each thread or `only` in one."""
+        """Follows every module of `model`, in each thread or `only` in one.
+
+        Raises:
+            ValueError: `model` is scripted; scripted parts of a model count as their parent.
+        """
+        if isinstance(model, ScriptModule):
+            raise ValueError(f"model is a {type(model).__name__}; it must be the module that was scripted")
         for path, module in model.named_modules():
-            self._handles += self._hook(path, module, only)
+            if not isinstance(module, ScriptModule) or isinstance(module, TopLevelTracedModule):
+                self._handles += self._hook(path, module, only)
 
     def _hook(self, path: str, module: nn.Module, only: int | None) -> list[RemovableHandle]:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

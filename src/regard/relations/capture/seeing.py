@@ -49,6 +49,12 @@ def ours() -> Generator[None]:
         _thread.ours -= 1
 
 
+def transformed() -> str | None:
+    """Why nothing can be observed here, where a transformation of functions is under way, such as vmap."""
+    level = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore
+    return None if level is None else f"it runs inside {level.key().name.lower()}"
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """One call of attention that a model is about to make.
