@@ -357,3 +357,24 @@ def test_scripted_traced_and_transformed_parts():
         with pytest.warns(UserWarning, match="not observed at 1 sites"), regard.observe(model) as relations:
             torch.testing.assert_close(model(x), expected)
         assert [*relations.missed] == [path] and reason in relations.missed[path]
+
+
+def test_an_interrupt_leaves_nothing_behind(layer: OneOfMine):
+    from torch.overrides import _get_current_function_mode_stack
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+    class Interrupted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise KeyboardInterrupt
+
+    model = nn.Sequential(layer, Interrupted())
+    with pytest.raises(KeyboardInterrupt), regard.observe(model) as relations:
+        model(torch.randn(1, L, E))
+    assert not _get_current_function_mode_stack() and not _get_current_dispatch_mode_stack()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    x = torch.randn(1, 2, 3, 8)
+    regard.attend(x, x, x)
+    assert [site.path for site in relations.sites] == ["0"] and len(relations.observations["0"]) == 1
+    with regard.observe(layer) as relations:
+        layer(torch.randn(1, L, E))
+    assert len(relations.sites) == 1

@@ -60,10 +60,10 @@ class Stack:
 
     Args:
         entered: called in a thread when the first module begins there.
-        left: called in the same thread when it has ended, normally or not.
+        left: called in the same thread when it has ended, with whether it came to its end.
     """
 
-    def __init__(self, entered: Callable[[], None], left: Callable[[], None]) -> None:
+    def __init__(self, entered: Callable[[], None], left: Callable[[bool], None]) -> None:
         self._entered, self._left = entered, left
         self._here = threading.local()
         self._handles: list[RemovableHandle] = []
@@ -94,12 +94,12 @@ class Stack:
                     self._entered()
                 self.under_way.append(UnderWay(path, module, args, kwargs))
 
-        def after(module: nn.Module, *_: object) -> None:
+        def after(module: nn.Module, args: object, output: object) -> None:
             stack = self.under_way
             if stack and stack[-1].module is module:  # not so where a hook before ours failed
                 stack.pop()
                 if not stack:
-                    self._left()
+                    self._left(output is not None)
 
         # Where two observe one model, what the last one set is undone first; the innermost sees the call.
         undoing = module.register_forward_hook(after, always_call=True, prepend=True)
@@ -111,4 +111,4 @@ class Stack:
             handle.remove()
         if self.under_way:
             self.under_way.clear()
-            self._left()
+            self._left(False)

@@ -154,7 +154,6 @@ class Seer:
 
     def _begin(self) -> None:
         """From here on calls in this thread are this model's."""
-        self.ran = True
         for outer in _thread.seers:
             outer.overtaken = True
         self._here.active = ExitStack()
@@ -162,7 +161,8 @@ class Seer:
             self._here.active.enter_context(net(self))
         _thread.seers.append(self)
 
-    def _end(self) -> None:
+    def _end(self, completed: bool) -> None:
+        self.ran |= completed
         _thread.seers.remove(self)
         self._here.active.close()
 
