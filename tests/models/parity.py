@@ -20,6 +20,11 @@ FIGURES: dict[str, float] = {}
 _last: list[str] = []  # the model_type saved last: tests of one model follow each other
 
 
+def measure(model_type: str) -> None:
+    """The differences that follow are of this one."""
+    _last[:] = [model_type]
+
+
 def saved(directory: Path, kind: Any, config: Any, *, scale: float = 1.0) -> tuple[Any, Path]:
     """A random model of one of transformers' classes, in evaluation mode, and the directory where it is saved.
 
@@ -39,7 +44,7 @@ def saved(directory: Path, kind: Any, config: Any, *, scale: float = 1.0) -> tup
                 parameter.add_(0.1 * torch.randn_like(parameter))
     place = directory / kind.__name__
     model.save_pretrained(place)
-    _last[:] = [config.model_type]
+    measure(config.model_type)
     return model, place
 
 

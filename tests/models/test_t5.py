@@ -12,7 +12,7 @@ from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5For
 from regard.models.checkpoint import read_checkpoint
 from regard.models.family import ModelError
 from tests.models import seq2seq
-from tests.models.parity import assert_round_trip, assert_same
+from tests.models.parity import assert_round_trip, assert_same, measure
 
 SIZES: dict[str, Any] = {
     "vocab_size": seq2seq.VOCABULARY,
@@ -59,6 +59,7 @@ def made(directory: Path, kind: Any, config: Any) -> tuple[Any, Path]:
         theirs.lm_head.weight = torch.nn.Parameter(0.1 * torch.randn(seq2seq.VOCABULARY, 64))
         theirs.all_tied_weights_keys.pop("lm_head.weight", None)
     theirs.save_pretrained(directory)
+    measure(config.model_type)
     return theirs, directory
 
 

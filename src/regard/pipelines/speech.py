@@ -23,7 +23,7 @@ class Speech:
         languages: the piece of each language's code; none where the model knows one alone.
         transcribe: the piece that asks for the words as they are spoken.
         translate: the piece that asks for them in English.
-        spoken: the language that generation_config.json asks for.
+        spoken: the language that generation_config.json asks for, which may be none of these codes but a name.
         no_stamps: the piece that asks for no stamps.
         latest: how many steps after 0 the first stamp may be at most.
         heads: layer and number of each head whose cross-attention follows the sound.
@@ -48,14 +48,15 @@ class Speech:
         """The code of the language that is asked for, or that the checkpoint recommends; None has to be heard.
 
         Raises:
-            RequestError: if the model does not know it.
+            RequestError: if the model does not know its code.
         """
+        code = self.spoken if asked is None else asked
+        if code is None or code in self.languages:
+            return code
+        known = ", ".join(sorted(self.languages)) or "this model knows one alone, and it must be left out"
         if asked is None:
-            return self.spoken
-        if asked not in self.languages:
-            known = ", ".join(sorted(self.languages)) or "this model knows one alone, and it must be left out"
-            raise RequestError(f"language is {asked!r}: it may be {known}")
-        return asked
+            raise RequestError(f"generation_config.json asks for the language {code!r}; give one of its codes: {known}")
+        raise RequestError(f"language is {asked!r}: it may be {known}")
 
     def prompt(self, language: str | None, english: bool) -> list[int]:
         """What the decoder reads first, for speech in a language; without one where it has yet to be heard.
@@ -132,12 +133,8 @@ def _ids(values: Settings, name: str, vocab_size: int) -> dict[str, int]:
 
 def _spoken(values: Settings, languages: Mapping[str, int]) -> str | None:
     """The language that the file asks for by its name, or, as older files do, by what the decoder begins with."""
-    code = values.values.get("language")
-    if code is not None:
-        code = str(code).strip("<|>")
-        if code not in languages:
-            raise values.error("language", "one of lang_to_id")
-        return code
+    if "language" in values:
+        return str(values.values["language"]).strip("<|>")
     forced = values.values.get("forced_decoder_ids")
     if not forced:
         return None
