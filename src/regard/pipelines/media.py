@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     Media = Picture | tuple[Any, int]
 
 PREPROCESSOR = "preprocessor_config.json"
-LINKS = 3 * 2**19
-"""Weights that the relations of one input list, over all heads: what a page with them can hold."""
+LINKS = 2**20
+"""Weights that the relations of one input list, over all heads, unless that is less than `LEAST` of each row: a page
+with so many takes some 14 MB."""
+LEAST = 8
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class MediaReader(ABC):
         )
         about = {"name": self.checkpoint.directory.name, "task": task, "description": ""}
         rows = self.config.layers * self.config.heads * len(scene.elements)
-        watch = Watch(top=max(4, min(len(scene.elements), LINKS // rows)))
+        watch = Watch(top=max(LEAST, min(len(scene.elements), LINKS // rows)))
         with (
             torch.no_grad(),
             observe(self.model, watch=watch, elements={"": sequence}, about=about, this_thread=True) as relations,
