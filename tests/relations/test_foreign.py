@@ -77,3 +77,26 @@ def test_outputs_stay_what_they_are(name: str, how: str):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
         assert torch.equal(other, again)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16, "autocast"], ids=str)
+@pytest.mark.parametrize(
+    ("name", "how"), [("llama", "sdpa"), ("gemma2", "eager"), ("gpt_oss", "eager"), ("gptj", "eager")]
+)
+@torch.no_grad()
+def test_half_precision_is_read_as_it_is(name: str, how: str, precision: torch.dtype | str):
+    kind = KINDS[name]
+    model = kind.make(how)
+    if isinstance(precision, torch.dtype):
+        model = model.to(precision)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+            before = model(**kind.inputs).logits
+            with regard.observe(model) as relations:
+                during = model(**kind.inputs).logits
+            eager = kind.make("eager").to(model.dtype)(**kind.inputs, output_attentions=True)
+    assert during.dtype == before.dtype and len(relations.sites) == 2
+    torch.testing.assert_close(real(during, kind), real(before, kind), atol=0.1, rtol=0.05)
+    weights = relations.weights(kind.sites["attentions"].format(0))
+    torch.testing.assert_close(weights, eager.attentions[0][0].float(), atol=0.02, rtol=0)

@@ -92,6 +92,8 @@ def _unlike_attention(
     """Why a call cannot be observed, or None. Calls that fail do so in PyTorch, with its message."""
     if any(t.is_nested for t in (query, key, value)):
         return "its tensors are nested"
+    if len({t.dtype for t in (query, key, value)}) > 1 and not torch.is_autocast_enabled(query.device.type):
+        return f"its dtypes are {query.dtype}, {key.dtype} and {value.dtype}"
     if not (2 <= query.dim() == key.dim() == value.dim()) or query.shape[-1] != key.shape[-1]:
         return f"its shapes are {tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
     heads = [t.shape[-3] if t.dim() > 2 else 1 for t in (query, key, value)]

@@ -88,7 +88,7 @@ def _additive(mask: Tensor, Lq: int, Lk: int) -> tuple[Mask | None, Tensor | Non
         alike = blind & (mask > -torch.inf)
         if bool(alike.any()):
             allowed = allowed | alike
-            swallows = blind.to(mask.dtype) * lowest
+            swallows = blind.float() * torch.finfo(torch.float32).min
             bias = swallows if bias is None else bias + swallows
     return _boolean(allowed, Lq, Lk)[0], bias
 

@@ -35,7 +35,7 @@ _SAME = {
 }  # fmt: skip
 _RESHAPED = {
     _aten.view, _aten._unsafe_view, _aten.reshape, _aten.unsqueeze, _aten.squeeze, _aten.expand, _aten.permute,
-    _aten.transpose,
+    _aten.transpose, _aten.t,
 }  # fmt: skip
 _EXPONENTIAL = {_aten.exp, _aten.exp_}
 # What may happen to weights: dropout, which is a product with zeros and ones, or a head that is switched off.
@@ -81,6 +81,7 @@ class OpenNet(TorchDispatchMode):
         self._seer = seer
         self._scores: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._weights: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._fixed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -104,11 +105,14 @@ class OpenNet(TorchDispatchMode):
         if not isinstance(out, Tensor):
             return
         tensors = [a for a in args if isinstance(a, Tensor)]
-        weights = next((w for w in map(self._weights.get, tensors) if w is not None), None)
-        if weights is not None:
-            self._follow_weights(packet, args, weights, out)
+        if (packet in _SAME or packet in _RESHAPED) and self._is_fixed(tensors[0]):
+            self._fixed[out] = True
+            return
+        weighed = next((t for t in tensors if self._weights.get(t) is not None), None)
+        if weighed is not None:
+            self._follow_weights(packet, args, weighed, len(tensors) == 1, out)
         elif packet in _PRODUCTS:
-            if not any(map(self._is_parameter, args[-2:])):
+            if not any(map(self._is_fixed, args[-2:])):
                 self._scores[out] = _product(packet, args, kwargs, out)
         elif packet in _SOFTMAX:
             self._weights[out] = _softmax(self._scores.get(args[0]), args[0], args[1], out)
@@ -119,12 +123,14 @@ class OpenNet(TorchDispatchMode):
             elif scores is not None:
                 self._scores[out] = _changed(scores, packet, args, kwargs, out, self._scores.get(args[0]) is None)
 
-    def _follow_weights(self, packet: Any, args: tuple[Any, ...], weights: _Weights, out: Tensor) -> None:
+    def _follow_weights(self, packet: Any, args: tuple[Any, ...], weighed: Tensor, alone: bool, out: Tensor) -> None:
+        """What becomes of `weighed`, which came out of a softmax; `alone`: the operation has no other tensor."""
+        weights: _Weights = self._weights[weighed]
         if packet in _PRODUCTS:
             left, right = args[-2:]
-            if self._is_parameter(right):
+            if self._is_fixed(right):
                 return  # a layer of the model, not values that are weighed
-            if self._weights.get(right) is not None:
+            if right is weighed:
                 weights.problem = "its weights are the right-hand factor of a product"
             if not weights.used:
                 weights.used = True
@@ -133,15 +139,18 @@ class OpenNet(TorchDispatchMode):
         order: tuple[int, ...] | None = weights.order
         if packet in _RESHAPED:
             order = _reordered(packet, args, out, weights.order)
-        elif packet not in _KEPT or out.shape != args[0].shape:
+        elif packet not in _KEPT or out.shape != weighed.shape:
             order = None
         if order is not None:
             self._weights[out] = weights if order == weights.order else replace(weights, order=order)
-        elif out.shape[:-1].numel() == weights.shape[:-1].numel() or out.numel() >= weights.shape.numel():
+        elif alone and out.dim() > 1 and out.is_floating_point() and out.shape[-1] > 1:
             problem = weights.problem or f"its weights go through {packet}"
             self._weights[out] = replace(weights, problem=problem)
 
-    def _is_parameter(self, tensor: Tensor) -> bool:
+    def _is_fixed(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a parameter of the model, or one in another shape or dtype."""
+        if self._fixed.get(tensor) is not None:
+            return True
         return tensor.untyped_storage().data_ptr() in self._seer.parameters
 
     def _see(self, weights: _Weights, left: Tensor, value: Tensor, output: Tensor) -> None:
@@ -223,11 +232,13 @@ def _reordered(packet: Any, args: tuple[Any, ...], out: Tensor, order: tuple[int
     if out.numel() != given.numel():
         return None
     large = [d for d in range(given.dim()) if given.shape[d] != 1]
-    if packet not in (_aten.permute, _aten.transpose):
+    if packet not in (_aten.permute, _aten.transpose, _aten.t):
         unjoined = [n for n in out.shape if n != 1] == [given.shape[d] for d in large]
         return order if unjoined or not order else None
     dims = [*range(given.dim())]
-    if packet is _aten.permute:
+    if packet is _aten.t:
+        dims.reverse()
+    elif packet is _aten.permute:
         dims = [d % given.dim() for d in args[1]]
     else:
         dims[args[1]], dims[args[2]] = dims[args[2]], dims[args[1]]
@@ -264,6 +275,8 @@ def _divided(scores: _Scores, args: tuple[Any, ...], kwargs: dict[str, Any], sec
 def _times(scores: _Scores, factor: Any) -> _Scores | None:
     number, added = _number(factor), tuple(term * factor for term in scores.added)
     if number is None:  # of a head or a row: the query takes it
+        if scores.query.shape[:-2].numel() != scores.shape[:-2].numel():
+            return None
         factor = _leading(factor, scores.shape, scores.query.shape[:-2])
         if factor.shape[-1] != 1 or scores.cap is not None:
             return None

@@ -219,6 +219,7 @@ class Seer:
         dropout: float = 0.0,
     ) -> Request:
         """A call as other libraries make it: `mask` is boolean or added to the scores, `causal` counts from key 0."""
+        query, key, value = _as_computed(query, key, value)
         Lq, Lk = query.shape[2], key.shape[2]
         found: Mask | None = None
         total: Bias | None = bias
@@ -279,14 +280,22 @@ def sample_rows(Lq: int, device: torch.device) -> Tensor:
 
 def _difference(request: Request, rows: Tensor, found: Tensor, expected: Tensor) -> tuple[float, float]:
     """The largest difference of two outputs, and what rounding of scores, weights and values explains."""
-    blind = (found == 0).all(-1, keepdim=True) & expected.isnan().all(-1, keepdim=True)  # 0 here, NaN elsewhere
-    same = blind | (found.isnan() & expected.isnan())
-    error = float((found - expected).float().abs().masked_fill(same, 0).nan_to_num(nan=torch.inf).max())
+    undefined = expected.isnan().all(-1, keepdim=True)  # a row that may look at nothing, in some implementations
+    difference = (found.float() - expected.float()).abs().masked_fill(undefined, 0)
+    error = float(difference.nan_to_num(nan=torch.inf).max())
     query, key = (t.float().norm(dim=-1).amax() for t in (request.query[:, :, rows], request.key))
     size = float(request.value.float().abs().max())
-    rounding = torch.finfo(request.query.dtype).eps
+    rounding = max(torch.finfo(t.dtype).eps for t in (request.query, expected))
     scores = abs(request.scale) * float(query * key)
     return error, max(1e-5, 32 * rounding * max(1.0, scores)) * max(size, 1e-30)
+
+
+def _as_computed(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors of a call in one dtype: that of autocast where it is on, or else that of the first."""
+    device, dtype = tensors[0].device.type, tensors[0].dtype
+    if dtype != torch.float64 and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    return tuple(t.to(dtype) for t in tensors)
 
 
 def _fitting(segments: Tensor | None, Lk: int) -> Tensor | None:
