@@ -3,10 +3,13 @@
 Run as a program, it trains until it is killed or done: `python lines.py DIR STEPS WORKERS DELAY`.
 """
 
+import multiprocessing
+import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +48,7 @@ class Lines:
         return {"loss": (self.model(x) - y).square().mean().item()}
 
 
-def trainer(out: Path, task: Lines | None = None, **settings: int) -> Trainer[Points]:
+def trainer(out: Path, task: Lines | None = None, **settings: Any) -> Trainer[Points]:
     task = task or Lines()
     config = OptimiserConfig(peak_learning_rate=0.01, warmup=4, weight_decay=0.1)
     settings = {"steps": 12, "validate_every": 5, "checkpoint_every": 5, "keep": 3, **settings}
@@ -57,6 +60,34 @@ def trainer(out: Path, task: Lines | None = None, **settings: int) -> Trainer[Po
         out=out,
         config=TrainerConfig(progress=False, **settings),
     )
+
+
+def killed_at_random(train: Callable[[], object], metrics: Path, *, kills: int, most: int, seed: int) -> int:
+    """Train in a process that is killed again and again, somewhere within so many records; then to the end.
+
+    Returns:
+        How often it was killed before it had ended.
+    """
+    draw, killed = random.Random(seed), 0
+    context = multiprocessing.get_context("fork")
+    for attempt in range(kills + 1):
+        process = context.Process(target=train)
+        begun = _records(metrics)
+        process.start()
+        if attempt < kills:
+            wanted = begun + draw.randint(1, most)
+            while process.exitcode is None and _records(metrics) < wanted:
+                process.join(0.005)
+            process.join(draw.uniform(0, 0.05))
+            killed += process.exitcode is None
+            process.kill()
+        process.join()
+        assert process.exitcode in (0, -9)
+    return killed
+
+
+def _records(metrics: Path) -> int:
+    return metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """A run that was stopped, or killed, continues as if nothing had happened."""
 
 import json
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from regard.training import DivergedError, TrainerConfig
+from regard.training import DivergedError, RunningAverage, StorageError, TrainerConfig, load_weights
 from tests.training import lines
-from tests.training.lines import Lines, trainer
+from tests.training.lines import Lines, killed_at_random, trainer
 
 
 def curve(out: Path) -> list[dict[str, Any]]:
@@ -147,6 +149,118 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     torch.testing.assert_close(norm, torch.tensor(1.0))
 
 
+def test_killed_at_random_moments_it_continues_to_the_same_curve(tmp_path: Path) -> None:
+    settings = {"steps": 60, "checkpoint_every": 7, "validate_every": 5, "ema": 0.9, "patience": 50}
+    trainer(tmp_path / "whole", **settings).run()
+
+    def again() -> None:
+        trainer(tmp_path / "killed", Lines(delay=0.002), **settings).run(resume=True)
+
+    assert killed_at_random(again, tmp_path / "killed" / "metrics.jsonl", kills=6, most=18, seed=5) > 2
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    names = [path.name for path in sorted((tmp_path / "whole" / "checkpoints").iterdir())]
+    assert [path.name for path in sorted((tmp_path / "killed" / "checkpoints").iterdir())] == names
+    best, same = (tmp_path / name / "checkpoints" / "best.json" for name in ("killed", "whole"))
+    assert best.read_bytes() == same.read_bytes()
+
+
+def test_ends_early_where_validation_falls_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def worse(self: Lines) -> dict[str, float]:
+        return {"loss": abs(float(run.progress.step) - 4)}  # best at step 4
+
+    monkeypatch.setattr(Lines, "validate", worse)
+    settings = {"steps": 30, "validate_every": 2, "checkpoint_every": 30, "patience": 2}
+    run = trainer(tmp_path, **settings)
+    outcome = run.run()
+    assert (outcome.progress.step, outcome.finished, outcome.early) == (8, True, True)
+    assert [path.name for path in run.checkpoints.paths] == ["step-00000004.safetensors", "step-00000008.safetensors"]
+    assert run.checkpoints.best == run.checkpoints.paths[0]
+    run = trainer(tmp_path, **settings)
+    again = run.run(resume=True)
+    assert again.progress.step == 8 and again.early
+
+
+def test_the_average_is_validated_and_is_what_a_checkpoint_gives(tmp_path: Path) -> None:
+    plain, averaged = trainer(tmp_path / "plain"), trainer(tmp_path / "averaged", ema=0.5)
+    plain.run()
+    averaged.run()
+    for a, b in zip(weights(plain), weights(averaged), strict=True):  # the steps themselves are the same
+        assert torch.equal(a, b)
+    losses = [record["validation"]["loss"] for record in curve(tmp_path / "averaged") if "validation" in record]
+    assert losses != [record["validation"]["loss"] for record in curve(tmp_path / "plain") if "validation" in record]
+    latest = averaged.checkpoints.latest
+    assert latest is not None
+    task = Lines()
+    load_weights(latest, task.model)
+    with torch.no_grad():
+        assert task.model.eval() and task.validate()["loss"] == losses[-1]
+
+
+def test_the_running_average_is_that_of_its_definition() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    expected = model.weight.item()
+    average = RunningAverage(model, 0.8)
+    for step in range(1, 60):
+        with torch.no_grad():
+            model.weight.fill_(step)
+        average.update(step)
+        decay = min(0.8, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert average.tensors["weight"].item() == pytest.approx(expected, rel=1e-5)
+    with average.in_place():
+        assert model.weight.item() == pytest.approx(expected, rel=1e-5)
+    assert model.weight.item() == 59
+    with pytest.raises(ValueError, match="ema is 1"):
+        RunningAverage(model, 1)
+
+
+def test_a_full_disk_is_one_error_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"metrics\.jsonl cannot be written: No space left .* no checkpoint"):
+        trainer(tmp_path).run()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last(tmp_path: Path) -> None:
+    trainer(tmp_path, steps=5).run()
+    run = trainer(tmp_path, Lines(delay=0.0))
+
+    def stop(limit: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        try:
+            run.run(resume=True)
+        except StorageError as error:
+            (tmp_path / "error").write_text(str(error))
+
+    process = multiprocessing.get_context("fork").Process(target=stop, args=(5000,))
+    process.start()
+    process.join()
+    error = (tmp_path / "error").read_text()
+    assert "step-00000010.safetensors cannot be written" in error and "\n" not in error
+    assert f"the last good checkpoint is {tmp_path / 'checkpoints' / 'step-00000005.safetensors'}" in error
+    assert [path.name for path in (tmp_path / "checkpoints").glob("*.safetensors")] == ["step-00000005.safetensors"]
+    trainer(tmp_path).run(resume=True)
+
+
+def test_draws_its_curves(tmp_path: Path) -> None:
+    from PIL import Image
+
+    trainer(tmp_path).run()
+    with Image.open(tmp_path / "curves.png") as image:
+        colours = {colour for _, colour in image.convert("RGB").getcolors(10**6) or []}
+        assert image.format == "PNG" and image.size == (1280, 260)
+    assert {(0x1F, 0x5F, 0xA8), (0xC0, 0x39, 0x2B)} <= colours  # training and validation
+
+
+def test_writes_for_tensorboard_where_it_is_asked_to(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer(tmp_path, steps=6, tensorboard=True).run()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in events.Scalars("validation/loss")] == [5, 6]
+
+
 def test_does_not_mix_two_runs(tmp_path: Path) -> None:
     trainer(tmp_path, steps=5).run()
     with pytest.raises(ValueError, match="holds checkpoints of another run"):
@@ -164,7 +278,7 @@ def test_shows_its_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     run = trainer(tmp_path)
     run.config = TrainerConfig(steps=2)
     run.run()
-    assert "2/2" in capsys.readouterr().out
+    assert "2/2" in capsys.readouterr().err
 
 
 def test_refuses_settings() -> None:

@@ -22,6 +22,16 @@ def test_cosine_ends_at_its_final_fraction() -> None:
     assert rate(60) == pytest.approx(0.55)
 
 
+def test_linear_falls_from_the_warm_up_on_and_wsd_only_at_the_end() -> None:
+    config = OptimiserConfig(peak_learning_rate=1.0, warmup=10, schedule="linear", final_fraction=0.1)
+    rate = build_schedule(config, 110)
+    assert [rate(step) for step in (5, 10, 60, 110)] == pytest.approx([0.5, 1.0, 0.55, 0.1])
+    rate = build_schedule(OptimiserConfig(peak_learning_rate=1.0, warmup=10, schedule="wsd", decay_fraction=0.25), 100)
+    assert [rate(step) for step in (1, 10, 40, 75, 80, 100)] == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.8, 0.0])
+    rate = build_schedule(OptimiserConfig(peak_learning_rate=1.0, warmup=4, schedule="constant"), 2)
+    assert [rate(step) for step in (1, 4, 9999)] == [0.25, 1.0, 1.0]
+
+
 def test_only_matrices_decay() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
     optimiser = build_optimiser(model, OptimiserConfig(weight_decay=0.5))
@@ -40,7 +50,15 @@ def test_refuses() -> None:
         build_schedule(OptimiserConfig(warmup=0), 10)
     with pytest.raises(ValueError, match="steps is 10"):
         build_schedule(OptimiserConfig(warmup=10, schedule="cosine"), 10)
-    with pytest.raises(ValueError, match="schedule is 'linear'"):
-        build_schedule(OptimiserConfig(schedule="linear"), 10)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="steps is 10 .* the wsd schedule"):
+        build_schedule(OptimiserConfig(warmup=10, schedule="wsd"), 10)
+    with pytest.raises(ValueError, match="schedule is 'sine'"):
+        build_schedule(OptimiserConfig(schedule="sine"), 10)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="decay_fraction is 0"):
+        build_schedule(OptimiserConfig(schedule="wsd", decay_fraction=0), 10)
+    with pytest.raises(ValueError, match="optimiser is 'sgd'"):
+        build_optimiser(nn.Linear(2, 2), OptimiserConfig(optimiser="sgd"))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="optimiser is 'muon': the model must have Transformer blocks"):
+        build_optimiser(nn.Linear(2, 2), OptimiserConfig(optimiser="muon"))
     with pytest.raises(ValueError, match="no parameter"):
         build_optimiser(nn.Linear(2, 2).requires_grad_(False), OptimiserConfig())

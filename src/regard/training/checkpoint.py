@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from regard.files import PART, replacing, write_atomically
+from regard.training.average import RunningAverage
+from regard.training.errors import StorageError, TrainingError
 
 FORMAT_VERSION = "1"
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
@@ -37,9 +39,18 @@ class Progress:
     cpu_seconds: float = 0.0  # of the process, over all runs
     wall_seconds: float = 0.0  # the same by the clock
     scores: dict[str, float] = field(default_factory=dict[str, float])  # of the last validation
+    best_step: int = 0  # of the validation with the lowest loss; 0 before there was one
+    best_score: float = math.inf  # that loss
+    waited: int = 0  # validations since
 
 
-def save_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    progress: Progress,
+    average: RunningAverage | None = None,
+) -> None:
     """Write all that a run needs to continue, atomically.
 
     Args:
@@ -47,10 +58,17 @@ def save_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimiz
         model: parameters and persistent buffers are saved, shared ones once.
         optimiser: its tensors and its settings are saved.
         progress: written into the header.
+        average: of the parameters over the steps, where the run keeps one.
+
+    Raises:
+        StorageError: if it cannot be written; what `path` held before stays.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors, shared = _model_tensors(model)
+    if average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
     moments, settings = _optimiser_state(optimiser)
     tensors |= moments
     tensors["random.torch"] = torch.get_rng_state()
@@ -61,32 +79,49 @@ def save_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimiz
         "shared": json.dumps(shared),
         "random.python": json.dumps(random.getstate()),
     }
-    with replacing(path) as part:
-        save_file(tensors, part, metadata=header)
+    try:
+        with replacing(path) as part:
+            save_file(tensors, part, metadata=header)
+    except (OSError, SafetensorError) as error:  # the library wraps the system's errors
+        raise StorageError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
-    """Put a saved state back into a model, its optimiser and the random generators.
+def load_checkpoint(
+    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, average: RunningAverage | None = None
+) -> Progress:
+    """Put a saved state back into a model, its optimiser, the average of the run and the random generators.
 
     Returns:
         Where the run stood.
 
     Raises:
-        ValueError: if the file is missing, damaged or of another format, or does not fit the model.
+        TrainingError: if the file is missing, damaged or of another format, or does not fit the model.
     """
     saved = _read(path)
     _load_model(path, model, saved)
     with _undamaged(path):
         optimiser.load_state_dict(saved.optimiser)
+        if average is not None:
+            average.load(saved.average)
         torch.set_rng_state(saved.torch_random)
         random.setstate(saved.python_random)
     return saved.progress
 
 
 def load_weights(path: Path, model: nn.Module) -> Progress:
-    """Put only the model's part of a checkpoint into a model; where the run stood."""
+    """Put only the weights of a checkpoint into a model: those that were validated, so the average where there is one.
+
+    Returns:
+        Where the run stood.
+
+    Raises:
+        TrainingError: as `load_checkpoint`.
+    """
     saved = _read(path)
     _load_model(path, model, saved)
+    with torch.no_grad(), _undamaged(path):
+        for name, tensor in saved.average.items():
+            model.get_parameter(name).copy_(tensor)
     return saved.progress
 
 
@@ -96,10 +131,10 @@ def average_weights(paths: Sequence[Path], model: nn.Module) -> None:
     Sums are in float64; tensors that are not floating-point are taken from the last path.
 
     Raises:
-        ValueError: if there is no path, or a file does not fit the model.
+        TrainingError: if there is no path, or a file does not fit the model.
     """
     if not paths:
-        raise ValueError("paths is empty; it may be one checkpoint or more")
+        raise TrainingError("paths is empty; it may be one checkpoint or more")
     total: dict[str, Tensor] = {}
     for path in paths:
         load_weights(path, model)
@@ -133,7 +168,7 @@ def _load_model(path: Path, model: nn.Module, saved: "_Saved") -> None:
     try:
         model.load_state_dict(saved.model)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the model: {error}") from error
+        raise TrainingError(f"{path} does not fit the model: {error}") from error
 
 
 def _optimiser_state(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -155,6 +190,7 @@ class _Saved:
     """What a checkpoint holds."""
 
     model: dict[str, Tensor]
+    average: dict[str, Tensor]
     optimiser: dict[str, Any]
     torch_random: Tensor
     python_random: tuple[Any, ...]
@@ -165,18 +201,19 @@ def _read(path: Path) -> _Saved:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise ValueError(f"{path} is not a file; it may be a checkpoint written by this library")
+        raise TrainingError(f"{path} is not a file; it may be a checkpoint written by this library")
     try:
         with safe_open(path, framework="pt") as file:
             header: dict[str, str] = file.metadata() or {}
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+        raise TrainingError(f"{path} cannot be read as safetensors: {error}") from error
     if header.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{path} has format_version {header.get('format_version')!r}; it may be {FORMAT_VERSION!r}")
+        raise TrainingError(f"{path} has format_version {header.get('format_version')!r}; it may be {FORMAT_VERSION!r}")
     with _undamaged(path):
         model = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
         model |= {name: model[other] for name, other in json.loads(header["shared"]).items()}
+        average = {name.removeprefix("average."): t for name, t in tensors.items() if name.startswith("average.")}
         settings: dict[str, Any] = json.loads(header["optimiser"])
         state: dict[int, dict[str, Any]] = {int(index): values for index, values in settings["plain"].items()}
         for name, tensor in tensors.items():
@@ -186,6 +223,7 @@ def _read(path: Path) -> _Saved:
         version, words, spare = json.loads(header["random.python"])
         return _Saved(
             model,
+            average,
             {"state": state, "param_groups": settings["groups"]},
             tensors["random.torch"],
             (version, tuple(words), spare),
@@ -200,7 +238,7 @@ def _undamaged(path: Path) -> Generator[None]:
         yield
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(repr(error).split())[:200]
-        raise ValueError(f"{path} is damaged, or of another run: {reason}") from error
+        raise TrainingError(f"{path} is damaged, or of another run: {reason}") from error
 
 
 class Checkpoints:
@@ -213,16 +251,17 @@ class Checkpoints:
             there to continue from and is kept only until the next. All steps are unless given.
 
     Raises:
-        ValueError: if keep is less than 1.
+        TrainingError: if keep is less than 1.
     """
 
     def __init__(self, directory: Path, keep: int = 5, *, regular: Callable[[int], bool] = lambda step: True) -> None:
         if keep < 1:
-            raise ValueError(f"keep is {keep}; it may be 1 or more")
+            raise TrainingError(f"keep is {keep}; it may be 1 or more")
         self.directory, self.keep, self._is_regular = directory, keep, regular
         directory.mkdir(parents=True, exist_ok=True)
-        for left_over in directory.glob(f".*{PART}*"):  # .partial in earlier versions
-            left_over.unlink()
+        for pattern in (f".*{PART}*", ".tmp*"):  # ours (.partial in earlier versions), and those of safetensors
+            for left_over in directory.glob(pattern):
+                left_over.unlink()
 
     @property
     def paths(self) -> list[Path]:
@@ -244,12 +283,17 @@ class Checkpoints:
         """The one with the lowest score, or None.
 
         Raises:
-            ValueError: if the record of it is damaged.
+            TrainingError: if the record of it is damaged.
         """
         return self._best()[0]
 
     def save(
-        self, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress, score: float | None = None
+        self,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        progress: Progress,
+        score: float | None = None,
+        average: RunningAverage | None = None,
     ) -> Path:
         """Write a checkpoint, then delete those no longer kept.
 
@@ -258,16 +302,42 @@ class Checkpoints:
             optimiser: the same.
             progress: the same; its step names the file.
             score: lower is better; None if this state was not validated.
+            average: see `save_checkpoint`.
+
+        Raises:
+            StorageError: if it cannot be written; all that was there stays.
         """
         path = self.directory / f"step-{progress.step:08d}.safetensors"
-        save_checkpoint(path, model, optimiser, progress)
+        save_checkpoint(path, model, optimiser, progress, average)
         if score is not None and score < self._best()[1]:
-            write_atomically(self.directory / "best.json", json.dumps({"name": path.name, "score": score}).encode())
-        kept = {*self.regular[-self.keep :], path, self.best}
+            self._name_best(path, score)
+        self._prune()
+        return path
+
+    def recover(self, progress: Progress) -> None:
+        """Do what a run that was killed had left to do after its last checkpoint: name the best, delete the others.
+
+        Args:
+            progress: of the newest checkpoint.
+        """
+        path = self.directory / f"step-{progress.best_step:08d}.safetensors"
+        if progress.best_step and path.is_file() and path != self.best:
+            self._name_best(path, progress.best_score)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Delete what is no longer kept."""
+        kept = {*self.regular[-self.keep :], self.latest, self.best}
         for old in self.paths:
             if old not in kept:
                 old.unlink()
-        return path
+
+    def _name_best(self, path: Path, score: float) -> None:
+        record = self.directory / "best.json"
+        try:
+            write_atomically(record, json.dumps({"name": path.name, "score": score}).encode())
+        except OSError as error:
+            raise StorageError(f"{record} cannot be written: {error.strerror or error}") from error
 
     def _best(self) -> tuple[Path | None, float]:
         """The best and its score."""

@@ -18,6 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from regard.training.errors import TrainingError
+
 Ints = npt.NDArray[np.int64]
 
 
@@ -34,19 +36,19 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 text file, plain or .gz, without line ends and surrounding blanks.
 
     Raises:
-        ValueError: if the file is missing or is not UTF-8 (or not gzip), naming the path and, for text, the line.
+        TrainingError: if the file is missing or is not UTF-8 (or not gzip), naming the path and, for text, the line.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is not a file; it may be UTF-8 text, plain or .gz")
+        raise TrainingError(f"{path} is not a file; it may be UTF-8 text, plain or .gz")
     lines: list[str] = []
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for line in file:  # only \n ends a line: U+2028 and its like occur within sentences
                 lines.append(line.decode("utf-8").strip())
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, line {len(lines) + 1}: not UTF-8 ({error.reason})") from error
+        raise TrainingError(f"{path}, line {len(lines) + 1}: not UTF-8 ({error.reason})") from error
     except (OSError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from error
+        raise TrainingError(f"{path}: cannot be read ({error})") from error
     return lines
 
 
@@ -60,16 +62,16 @@ def read_parallel(source: Path, target: Path) -> ParallelText:
         target: the same for the other language.
 
     Raises:
-        ValueError: if the files differ in their number of lines, or no pair is left.
+        TrainingError: if the files differ in their number of lines, or no pair is left.
     """
     sources, targets = read_lines(source), read_lines(target)
     if len(sources) != len(targets):
-        raise ValueError(
+        raise TrainingError(
             f"{source} has {len(sources)} lines and {target} {len(targets)}; parallel text has equally many"
         )
     pairs = [(s, t) for s, t in zip(sources, targets, strict=True) if s and t]
     if not pairs:
-        raise ValueError(f"{source} and {target} have no pair of lines that are both not empty")
+        raise TrainingError(f"{source} and {target} have no pair of lines that are both not empty")
     return ParallelText([s for s, _ in pairs], [t for _, t in pairs], len(sources) - len(pairs))
 
 
@@ -147,7 +149,7 @@ class TranslationBatches(Sequence[TranslationBatch]):
         passes: of every batch, see `TranslationBatch`.
 
     Raises:
-        ValueError: if source and target differ in number, or a single pair exceeds the budget.
+        TrainingError: if source and target differ in number, or a single pair exceeds the budget.
     """
 
     def __init__(
@@ -163,7 +165,7 @@ class TranslationBatches(Sequence[TranslationBatch]):
     ) -> None:
         self._passes = passes
         if len(source) != len(target):
-            raise ValueError(f"source has {len(source)} sequences and target {len(target)}; they have equally many")
+            raise TrainingError(f"source has {len(source)} sequences and target {len(target)}; they have equally many")
         self._source, self._target, self._special = source, target, special
         random = None if epoch < 0 else np.random.default_rng([seed, epoch])
         # one more than the pieces: end of sentence on the source, beginning or end on the target
@@ -244,12 +246,12 @@ def plan_batches(
         Arrays of pair indices that together hold each pair once.
 
     Raises:
-        ValueError: if one pair alone exceeds the budget.
+        TrainingError: if one pair alone exceeds the budget.
     """
     longest = np.maximum(source_lengths, target_lengths)
     if len(longest) and int(longest.max()) > budget:
         worst = int(longest.argmax())
-        raise ValueError(f"pair {worst} has {int(longest[worst])} tokens; budget is {budget} and may not be less")
+        raise TrainingError(f"pair {worst} has {int(longest[worst])} tokens; budget is {budget} and may not be less")
     tie = np.arange(len(longest)) if random is None else random.permutation(len(longest))
     # By the longer side, so that both fit; then by how much longer the target is, up and down in turn, so that
     # neighbours across two lengths are alike as well: a batch is about 3 % padding.

@@ -12,6 +12,7 @@ from regard.generation import translate_ids
 from regard.inputs.text import TextTokenizer
 from regard.models.translator import Translator
 from regard.training.checkpoint import Checkpoints, average_weights
+from regard.training.errors import TrainingError
 from regard.training.metrics import Bleu, raw_bleu, tokenised_bleu
 
 
@@ -95,11 +96,11 @@ def choose(
             because the run was stopped is in no average.
 
     Raises:
-        ValueError: if there are no checkpoints.
+        TrainingError: if there are no checkpoints.
     """
     paths = checkpoints.regular
     if not paths:
-        raise ValueError(f"{checkpoints.directory} holds no checkpoints that were due; there must be at least one")
+        raise TrainingError(f"{checkpoints.directory} holds no checkpoints that were due; there must be at least one")
     tried: dict[str, float] = {}
     written: dict[Decoding, list[str]] = {}  # by the weights the model has at the moment
 

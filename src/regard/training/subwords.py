@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from regard.training.data import Ints, Ragged, offsets_of
+from regard.training.errors import TrainingError
 
 VARIANTS = 16
 """Cuts a word: a sentence of twelve words has 16^12 of them."""
@@ -33,12 +34,12 @@ class SubwordSampler:
         seed: of all random choices.
 
     Raises:
-        ValueError: if dropout is out of range, or a character of the corpus has no piece.
+        TrainingError: if dropout is out of range, or a character of the corpus has no piece.
     """
 
     def __init__(self, tokenizer: Serialisable, texts: Sequence[str], *, dropout: float, seed: int = 0) -> None:
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout}; it may be from 0 up to, but not including, 1")
+            raise TrainingError(f"dropout is {dropout}; it may be from 0 up to, but not including, 1")
         from tokenizers import Tokenizer
 
         content = tokenizer.to_json()
@@ -84,7 +85,7 @@ def _cut_words(model: Any, words: Sequence[str], dropout: float, variants: int, 
             try:
                 cuts.append([vocabulary[piece] for piece in pieces])
             except KeyError as error:
-                raise ValueError(f"{error.args[0]!r} in {word!r} is not a piece of the tokenizer") from error
+                raise TrainingError(f"{error.args[0]!r} in {word!r} is not a piece of the tokenizer") from error
     return Ragged.of(cuts)
 
 

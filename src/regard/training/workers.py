@@ -24,6 +24,8 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from regard.training.errors import TrainingError
+
 BatchT = TypeVar("BatchT")
 
 
@@ -60,7 +62,7 @@ class Result:
     tokens: int
 
 
-class WorkerError(RuntimeError):
+class WorkerError(TrainingError):
     """A process that computes gradients has ended before its time."""
 
 
@@ -76,15 +78,15 @@ class Gradients(Generic[BatchT]):
         workers: processes; more than `shards` would have nothing to do.
 
     Raises:
-        ValueError: if shards or workers is less than 1, workers exceeds shards, or several workers are asked for on
+        TrainingError: if shards or workers is less than 1, workers exceeds shards, or several workers are asked for on
             a system that cannot fork.
     """
 
     def __init__(self, model: nn.Module, task: Task[BatchT], *, shards: int = 1, workers: int = 1) -> None:
         if shards < 1 or not 1 <= workers <= shards:
-            raise ValueError(f"workers is {workers} for {shards} shards; it may be from 1 to the number of shards")
+            raise TrainingError(f"workers is {workers} for {shards} shards; it may be from 1 to the number of shards")
         if workers > 1 and "fork" not in multiprocessing.get_all_start_methods():
-            raise ValueError(f"workers is {workers}; on a system without fork it may be 1")
+            raise TrainingError(f"workers is {workers}; on a system without fork it may be 1")
         self._model, self._task, self._workers = model, task, workers
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         total = sum(p.numel() for p in self._parameters)

@@ -1,0 +1,51 @@
+"""A progress bar for a person who watches a run."""
+
+import math
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+
+from regard.training.checkpoint import Progress
+
+Show = Callable[[Mapping[str, float], Progress], None]
+
+
+@contextmanager
+def display(steps: int, step: int, *, shown: bool = True) -> Generator[Show]:
+    """A bar on stderr with loss, rate and time left, and a line a validation.
+
+    Args:
+        steps: of the whole run.
+        step: where it stands now.
+        shown: if not, nothing is shown.
+
+    Yields:
+        Called after every step with its record and the progress.
+    """
+    if not shown:
+        yield lambda record, progress: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = [
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("{task.fields[rate]:,.0f} items/s"),
+        TimeRemainingColumn(),
+    ]
+    with Bar(*columns, console=Console(stderr=True, highlight=False)) as bar:
+        task = bar.add_task("", total=steps, completed=step, loss=math.nan, rate=0.0)
+        smooth, before = math.nan, {}
+
+        def show(record: Mapping[str, float], progress: Progress) -> None:
+            nonlocal smooth, before
+            smooth = record["loss"] if math.isnan(smooth) else 0.95 * smooth + 0.05 * record["loss"]
+            bar.update(task, completed=progress.step, loss=smooth, rate=progress.tokens / progress.wall_seconds)
+            if progress.scores is not before:
+                before = progress.scores
+                scores = ", ".join(f"{name} {value:.4f}" for name, value in before.items())
+                bar.console.print(f"step {progress.step:,}: validation {scores}")
+
+        yield show
