@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -223,6 +224,41 @@ def read_sizes(settings: Settings, head: Head) -> BertConfig:
     )
 
 
+def write_config(config: BertConfig) -> dict[str, Any]:
+    """The config.json of a BERT with this config: what `read_sizes` reads."""
+    names = {"fill": "BertForMaskedLM", "classify": "BertForSequenceClassification"}
+    activation = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}[config.activation]
+    written = {
+        "architectures": [names.get(config.head, "BertModel")],
+        "model_type": "bert",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.feed_forward,
+        "max_position_embeddings": config.max_positions,
+        "type_vocab_size": config.types,
+        "layer_norm_eps": config.norm_eps,
+        "hidden_act": activation,
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "classifier_dropout": config.head_dropout,
+        "tie_word_embeddings": config.tied,
+        "torch_dtype": "float32",
+    }
+    return written | written_labels(config.labels, config.problem) if config.labels else written
+
+
+def written_labels(labels: tuple[str, ...], problem: Problem) -> dict[str, Any]:
+    """What config.json says of classes: their names by number and the other way round, and what scores mean."""
+    problems = {"single_label": "single_label_classification", "multi_label": "multi_label_classification"}
+    return {
+        "id2label": {str(i): name for i, name in enumerate(labels)},
+        "label2id": {name: i for i, name in enumerate(labels)},
+        "problem_type": problems.get(problem, problem),
+    }
+
+
 def encoder_rules(config: BertConfig, prefix: str) -> list[Rule]:
     """Where BERT's checkpoints, and RoBERTa's, keep the embeddings and the blocks."""
     layer, block = prefix + "encoder.layer.{}.", "encoder.blocks.{}."
@@ -289,5 +325,6 @@ FAMILIES = (
         config=read_sizes,
         model=Bert,
         rules=rules,
+        write=write_config,
     ),
 )

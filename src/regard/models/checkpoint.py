@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from regard.files import replace_directory
-from regard.models.families import family_of
+from regard.models.families import MODULES as MODULES_OF
+from regard.models.families import families_in, family_of
 from regard.models.family import Family, Head, ModelError, Settings
 from regard.models.rules import Layout, TensorError, listed, read_tensors, write_tensors
 
@@ -200,6 +201,33 @@ def build(
     model.load_state_dict(state, assign=True)
     _materialise(model)
     return Checkpoint(model.eval(), family, head, dict(settings), layout, place, dict(files))
+
+
+def new_checkpoint(
+    kind: str, config: Any, *, extra: Mapping[str, Any] | None = None, files: Mapping[str, bytes] | None = None
+) -> Checkpoint:
+    """A model with random weights, in training mode, that can be saved as a checkpoint.
+
+    Args:
+        kind: the model_type of a family that makes new models: "llama", "bert".
+        config: the family's own dataclass.
+        extra: what else config.json is to say, such as eos_token_id.
+        files: content of the files beside, such as tokenizer.json.
+
+    Raises:
+        ModelError: the family makes no new models, or its config.json cannot say what this config does.
+    """
+    known = families_in(MODULES_OF[kind]) if kind in MODULES_OF else ()
+    family = next((family for family in known if kind in family.model_types), None)
+    if family is None or family.write is None:
+        raise ModelError(f"kind is {kind!r}: there are no new models of it")
+    settings = {**family.write(config), **(extra or {})}
+    _, head = family_of(settings, "the new config.json")
+    again = family.config(Settings(settings, "the new config.json"), head)
+    if again != config:
+        changed = [name for name in config.__dataclass_fields__ if getattr(again, name) != getattr(config, name)]
+        raise ModelError(f"the config.json of {kind} cannot say this: {listed(changed)}")
+    return Checkpoint(family.model(config), family, head, settings, Layout(), Path(), dict(files or {}))
 
 
 def json_object(data: bytes, where: str) -> dict[str, Any]:

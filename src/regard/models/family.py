@@ -52,6 +52,7 @@ class Family:
         config: makes the frozen config dataclass from config.json and the head.
         model: makes the module from the config.
         rules: the table of tensors, from the config.
+        write: makes a config.json from the config, the inverse of `config`; None where no new models are made.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Family:
     config: Callable[[Settings, Head], Any]
     model: Callable[[Any], nn.Module]
     rules: Callable[[Any], Sequence[Rule]]
+    write: Callable[[Any], dict[str, Any]] | None = None
 
 
 class Settings:

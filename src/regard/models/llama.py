@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -155,6 +156,29 @@ def read_config(settings: Settings, head: Head) -> LlamaConfig:
     )
 
 
+def write_config(config: LlamaConfig) -> dict[str, Any]:
+    """The config.json of a Llama with this config: what `read_config` reads."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "intermediate_size": config.feed_forward,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_size,
+        "max_position_embeddings": config.max_positions,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rotary_base,
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.feed_forward_bias,
+        "hidden_act": {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_new"}[config.activation],
+        "tie_word_embeddings": config.tied,
+        "torch_dtype": "float32",
+    }
+
+
 def _windows(settings: Settings, kind: str, layers: int) -> tuple[int | None, ...]:
     """What each layer's rows see: Mistral's windows are everywhere, Qwen's in the layers that it says."""
     if kind == "llama" or "sliding_window" not in settings:
@@ -209,6 +233,7 @@ FAMILIES = tuple(
         config=read_config,
         model=Llama,
         rules=rules,
+        write=write_config if name == "llama" else None,
     )
     for name, title in _NAMES.items()
 )

@@ -1,0 +1,107 @@
+"""New models are written as checkpoints that regard and transformers read alike, or are refused."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from regard.models import Checkpoint, ModelError, load
+from regard.models.bert import BertConfig
+from regard.models.checkpoint import new_checkpoint
+from regard.models.classifier import to_classifier
+from regard.models.llama import LlamaConfig
+
+LLAMA = LlamaConfig(
+    vocab_size=40, d_model=16, layers=2, heads=4, kv_heads=2, head_size=6, feed_forward=24, max_positions=32
+)
+BERT = BertConfig(vocab_size=40, d_model=16, layers=2, heads=4, feed_forward=24, max_positions=32)
+IDS = torch.tensor([[5, 9, 2, 39, 0, 7]])
+
+
+def both(made: Checkpoint, kind: str, place: Path) -> tuple[Checkpoint, Any]:
+    transformers = pytest.importorskip("transformers")
+    with torch.no_grad():
+        for parameter in made.model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    made.save(place)
+    found = load(place)
+    assert isinstance(found, Checkpoint) and found.model.config == made.model.config
+    return found, getattr(transformers, kind).from_pretrained(place).eval()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tied": True},
+        {"rotary_base": 123.0, "activation": "gelu_tanh", "norm_eps": 1e-3},
+        {"attention_bias": True, "out_bias": True, "feed_forward_bias": True, "kv_heads": 4},
+    ],
+)
+def test_llama(tmp_path: Path, changes: dict[str, Any]) -> None:
+    made = new_checkpoint("llama", replace(LLAMA, **changes), extra={"eos_token_id": 3})
+    assert made.model.training
+    found, theirs = both(made, "AutoModelForCausalLM", tmp_path / "model")
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(IDS), theirs(IDS).logits, atol=1e-4, rtol=1e-4)
+    assert theirs.config.eos_token_id == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "AutoModel"),
+        ({"head": "fill", "types": 1, "activation": "relu", "head_activation": "relu"}, "AutoModelForMaskedLM"),
+        (
+            {"head": "classify", "labels": ("a", "b", "ü"), "head_activation": "tanh", "dropout": 0.2},
+            "AutoModelForSequenceClassification",
+        ),
+    ],
+)
+def test_bert(tmp_path: Path, changes: dict[str, Any], kind: str) -> None:
+    found, theirs = both(new_checkpoint("bert", replace(BERT, **changes)), kind, tmp_path / "model")
+    with torch.no_grad():
+        answer = theirs(IDS)
+        expected = answer.last_hidden_state if kind == "AutoModel" else answer.logits
+        torch.testing.assert_close(found.model(IDS), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_config_json_cannot_say_is_refused() -> None:
+    with pytest.raises(ModelError, match="cannot say this: windows"):
+        new_checkpoint("llama", replace(LLAMA, windows=(4, 4)))
+    with pytest.raises(ModelError, match="cannot say this: first_position"):
+        new_checkpoint("bert", replace(BERT, first_position=2))
+    for kind in ("mistral", "gpt2"):
+        with pytest.raises(ModelError, match="there are no new models of it"):
+            new_checkpoint(kind, LLAMA)
+
+
+def test_a_classifier_keeps_the_encoder_and_a_head_for_the_same_classes() -> None:
+    first = new_checkpoint("bert", replace(BERT, head="fill"))
+    made = to_classifier(first, ["x", "y", "z"])
+    theirs, ours = first.model.state_dict(), made.model.state_dict()
+    shared = [name for name in ours if not name.startswith("classify.")]
+    assert len(shared) > 20 and all(torch.equal(ours[name], theirs[name]) for name in shared)
+    assert made.model.training and made.settings["id2label"] == {"0": "x", "1": "y", "2": "z"}
+    again = to_classifier(made, ["x", "y", "z"]).model.state_dict()
+    assert all(torch.equal(again[name], ours[name]) for name in ours)
+    other = to_classifier(made, ["x", "y", "w"]).model.state_dict()
+    assert not torch.equal(other["classify.out.weight"], ours["classify.out.weight"])
+    with pytest.raises(ModelError, match="there are 1 labels"):
+        to_classifier(first, ["x"])
+    with pytest.raises(ModelError, match="holds a llama: it must be an encoder of text"):
+        to_classifier(new_checkpoint("llama", LLAMA), ["x", "y"])
+
+
+def test_a_classifier_keeps_the_dense_layer_of_bert(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
+    )
+    theirs = transformers.BertModel(config)
+    theirs.save_pretrained(tmp_path / "bert")
+    found = load(tmp_path / "bert")
+    assert isinstance(found, Checkpoint)
+    dense = to_classifier(found, ["x", "y"]).model.get_parameter("classify.dense.weight")
+    assert torch.equal(dense, theirs.pooler.dense.weight)
