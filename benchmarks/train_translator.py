@@ -13,9 +13,7 @@ others, too. Any field of the recipe is set with `--set name=value`.
 import argparse
 import dataclasses
 import html
-import json
 import sys
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,8 @@ from regard.training import DivergedError
 from regard.training.data import ParallelText, read_lines, read_parallel
 from regard.training.finish import Choices, Decoding, Finished, HeldOut, choose, decode, round_to_float16
 from regard.training.metrics import Bleu
-from regard.training.translate import TranslationRecipe, train_translator
+from regard.training.run import changed
+from regard.training.tasks.translate import TranslationRecipe, train_translator
 from regard.training.workers import WorkerError
 
 RECIPE = TranslationRecipe(
@@ -142,22 +141,8 @@ def _arguments() -> argparse.Namespace:
 
 def _recipe(arguments: argparse.Namespace) -> TranslationRecipe:
     """The recipe of this text with what the command line sets."""
-    kinds = typing.get_type_hints(TranslationRecipe)
-    values: dict[str, Any] = {}
-    for setting in arguments.set:
-        name, _, text = setting.partition("=")
-        if name not in kinds:
-            raise ValueError(f"--set {setting}: no such field; it may be one of {', '.join(kinds)}")
-        try:
-            values[name] = json.loads(text)
-        except json.JSONDecodeError:
-            values[name] = text
-        number = kinds[name] is not bool and isinstance(getattr(TranslationRecipe(), name), int | float)
-        if number and not isinstance(values[name], int | float | None):
-            raise ValueError(f"--set {setting}: {name} is a number")
-    if arguments.steps is not None:
-        values["steps"] = arguments.steps
-    return dataclasses.replace(TOKENISED if arguments.tokenised else RECIPE, **values)
+    steps = [] if arguments.steps is None else [f"steps={arguments.steps}"]
+    return changed(TOKENISED if arguments.tokenised else RECIPE, [*arguments.set, *steps])
 
 
 def _training_text(data: Path, *, tokenised: bool) -> ParallelText:

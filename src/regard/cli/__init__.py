@@ -24,6 +24,7 @@ try:  # imports take a moment, and main() is not there yet to say that it was st
     from regard.cli.commands.generate import generate
     from regard.cli.commands.models import models
     from regard.cli.commands.see import see
+    from regard.cli.commands.train import train
     from regard.cli.commands.transcribe import transcribe
     from regard.cli.commands.translate import translate
     from regard.cli.files import InputError
@@ -69,9 +70,17 @@ def main() -> None:
         from regard.inputs.tokenizer import TokenizerError
         from regard.models import ModelError
         from regard.pipelines import RequestError, TextTooLong
+        from regard.training import TrainingError
 
         known = (
-            ModelError | RequestError | SettingError | SettingsError | TextTooLong | TokenizerError | UnreadableError
+            ModelError
+            | RequestError
+            | SettingError
+            | SettingsError
+            | TextTooLong
+            | TokenizerError
+            | TrainingError
+            | UnreadableError
         )
         if not isinstance(error, known):
             raise
@@ -132,3 +141,4 @@ def _about(
 
 for _command in (see, translate, generate, chat, embed, fill, classify, transcribe, models, doctor):
     app.command()(_command)
+app.add_typer(train, name="train")

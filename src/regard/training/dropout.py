@@ -9,8 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regard.training.errors import TrainingError
+from regard.transformer import Block
+
 LEVELS = 256
 """Eight bits an element: the probability is rounded to a multiple of 1/256."""
+
+
+def set_dropout(model: nn.Module, p: float | None) -> None:
+    """Set the dropout of every sublayer's output within the `Block`s of a model, and use `ByteDropout` everywhere.
+
+    Args:
+        model: changed in place; its answers in evaluation mode stay what they are.
+        p: probability of zeroing a feature, in [0, 1); None leaves it as it is.
+
+    Raises:
+        TrainingError: if p is outside that range.
+    """
+    if p is not None and not 0 <= p < 1:
+        raise TrainingError(f"dropout is {p}; it may be from 0 up to, but not including, 1")
+    for module in model.modules():
+        if p is not None and isinstance(module, Block):
+            module.dropout.p = p
+    use_byte_dropout(model)
 
 
 class ByteDropout(nn.Dropout):

@@ -1,4 +1,4 @@
-"""BLEU, in the two forms that results are stated in.
+"""Accuracy and macro-F1 of classes, and BLEU in the two forms that results are stated in.
 
 lc-tok   the hypothesis is lower-cased and tokenised like the reference files that Multi30k publishes, and compared
          with these as they are: comparable with most papers on Multi30k
@@ -8,6 +8,8 @@ raw      cased text against cased text with sacrebleu's own 13a tokeniser: compa
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,26 @@ def _corpus_bleu(hypotheses: Sequence[str], references: Sequence[str], tokenizer
     metric = BLEU(tokenize=tokenizer, force=tokenizer == "none")
     score = metric.corpus_score(list(hypotheses), [list(references)])
     return Bleu(float(score.score), str(metric.get_signature()))
+
+
+def accuracy(found: Tensor, labels: Tensor) -> float:
+    """The part of the classes (n,) that are the right ones, in [0, 1]."""
+    return float((found == labels).double().mean())
+
+
+def macro_f1(found: Tensor, labels: Tensor) -> float:
+    """The mean of the F1 of every class that was found or is right somewhere, each class alike, in [0, 1].
+
+    Args:
+        found: (n,), numbers of classes.
+        labels: (n,), the right ones.
+
+    >>> import torch
+    >>> round(macro_f1(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])), 4)
+    0.6667
+    """
+    count = int(max(found.max(), labels.max())) + 1
+    right = (found[found == labels]).bincount(minlength=count).double()  # (C,)
+    either = found.bincount(minlength=count) + labels.bincount(minlength=count)  # (C,)
+    seen = either > 0
+    return float((2 * right[seen] / either[seen]).mean())

@@ -9,13 +9,13 @@ A run is a directory:
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
-import typing
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,13 +23,18 @@ from torch import Tensor
 
 from regard.files import write_atomically
 from regard.inputs.text import TextTokenizer
+from regard.models import save_model
 from regard.models.translator import Translator, TranslatorConfig
 from regard.training.data import Ints, ParallelText, Ragged, SpecialTokens, TranslationBatch, TranslationBatches
 from regard.training.dropout import use_byte_dropout
+from regard.training.errors import TrainingError
+from regard.training.finish import HeldOut, choose
 from regard.training.loop import Outcome, Trainer, TrainerConfig
 from regard.training.loss import linear_cross_entropy
 from regard.training.optimiser import OptimiserConfig, build_optimiser, build_schedule
+from regard.training.run import MAY_CHANGE, Run, Trained, agree, common
 from regard.training.subwords import SubwordSampler
+from regard.training.tables import Skipped, read_rows
 
 
 @dataclass(frozen=True)
@@ -74,17 +79,11 @@ class TranslationRecipe:
 
     def optimiser(self) -> OptimiserConfig:
         """The optimiser's part."""
-        return OptimiserConfig(**_common(OptimiserConfig, self))
+        return OptimiserConfig(**common(OptimiserConfig, self))
 
     def trainer(self, *, workers: int, progress: bool) -> TrainerConfig:
         """The loop's part."""
-        return TrainerConfig(workers=workers, progress=progress, **_common(TrainerConfig, self))
-
-
-def _common(kind: type[Any], recipe: TranslationRecipe) -> dict[str, Any]:
-    """The fields of a recipe that another dataclass has too."""
-    names = {field.name for field in dataclasses.fields(kind)}
-    return {name: value for name, value in asdict(recipe).items() if name in names}
+        return TrainerConfig(workers=workers, progress=progress, **common(TrainerConfig, self))
 
 
 class TranslationTask:
@@ -100,7 +99,7 @@ class TranslationTask:
     Pairs of which a side is longer than the model or a batch takes are left out, with one warning that counts them.
 
     Raises:
-        ValueError: if no pair is left.
+        TrainingError: if no pair is left.
     """
 
     def __init__(
@@ -160,7 +159,7 @@ class TranslationTask:
         fitting = np.flatnonzero(pieces < positions)
         why = f"a side has more than {positions - 1} pieces, the most that {taker}"
         if not len(fitting):
-            raise ValueError(f"none of the {len(pieces):,} {name} pairs is short enough: {why}")
+            raise TrainingError(f"none of the {len(pieces):,} {name} pairs is short enough: {why}")
         if left_out := len(pieces) - len(fitting):
             warnings.warn(f"{left_out:,} of {len(pieces):,} {name} pairs are left out: {why}", stacklevel=4)
         return fitting
@@ -216,13 +215,14 @@ def train_translator(
         progress: show a progress bar. Default True.
 
     Raises:
-        ValueError: if the directory holds another run, one of another recipe or of other data is to be resumed, a
+        TrainingError: if the directory holds another run, one of another recipe or of other data is to be resumed, a
             file of it is damaged, or no pair is short enough for the model.
         DivergedError: if loss or gradient is not finite.
     """
     out.mkdir(parents=True, exist_ok=True)
     data = {"training": fingerprint(train), "validation": fingerprint(validation)}
-    _agree(out / "recipe.json", recipe, data, resume)
+    free = MAY_CHANGE if recipe.schedule == "cosine" else MAY_CHANGE | {"steps"}
+    agree(out / "recipe.json", recipe, data, resume=resume, free=free)
     tokenizer = _tokenizer(out / "tokenizer.json", train, recipe)
     torch.manual_seed(recipe.seed)
     model = Translator(recipe.translator(tokenizer))
@@ -241,27 +241,114 @@ def train_translator(
     return TrainedTranslator(model, tokenizer, trainer, outcome, task.batches(0).padding())
 
 
-_MAY_CHANGE = {"steps", "validate_every", "checkpoint_every", "keep"}
-"""Fields of a recipe that a resumed run may have otherwise: they do not change what a step does."""
+_CARD = """\
+# {name}
+
+A translator from {languages.source} to {languages.target}, trained by `regard train translate` on {pairs:,} pairs for
+{steps:,} steps. BLEU on {held_out:,} validation pairs, on which its decoding was chosen: {bleu}.
+"""
 
 
-def _agree(path: Path, recipe: TranslationRecipe, data: Mapping[str, str], resume: bool) -> None:
-    """Write recipe and fingerprints of the data, or hold them against those of the run that is to be resumed."""
-    asked: dict[str, Any] = asdict(recipe)
-    if path.is_file() and resume:
-        recorded = _record(path)
-        before = {**asdict(TranslationRecipe()), **recorded}  # a field that is newer than the run had its default
-        free = _MAY_CHANGE if recipe.schedule != "cosine" else _MAY_CHANGE - {"steps"}
-        for name, value in asked.items():
-            if name not in free and before[name] != value:
-                raise ValueError(f"{name} is {value!r}, but the run in {path.parent} has {before[name]!r}")
-        for name, value in data.items():
-            was = recorded.get("data", data).get(name)  # a run from before there were fingerprints may have any data
-            if was != value:
-                raise ValueError(f"the {name} data are {value}, but the run in {path.parent} has {was}")
-    elif path.is_file():
-        raise ValueError(f"{path.parent} holds another run; resume it, or choose another directory")
-    write_atomically(path, json.dumps({**asked, "data": data}, indent=2).encode())
+@dataclass(frozen=True)
+class Languages:
+    """What is translated, for the record of the model: codes of two languages, such as "en" and "de"."""
+
+    source: str = "source"
+    target: str = "target"
+
+
+def read_table(table: Path, source: str, target: str, skipped: Skipped) -> ParallelText:
+    """Pairs from two columns of a table; see `regard.training.tables.read_rows`.
+
+    Args:
+        table: CSV, TSV, JSON lines or Parquet.
+        source: the column of the sentences.
+        target: the column of their translations.
+        skipped: counts the rows of which a side is empty.
+
+    Raises:
+        TrainingError: if the table cannot be read, has no such column, or no pair is left.
+    """
+    pairs: list[tuple[str, str]] = []
+    for row in read_rows(table, (source, target), skipped):
+        if all(isinstance(side, str) and side.strip() for side in row.values):
+            pairs.append((row.values[0].strip(), row.values[1].strip()))
+        else:
+            skipped.add("a side is empty", row.place)
+    if not pairs:
+        raise TrainingError(f"{table} has no row of which both sides are text")
+    return ParallelText([s for s, _ in pairs], [t for _, t in pairs], sum(skipped.counts.values()))
+
+
+def divided(text: ParallelText, seed: int, most: int = 1000) -> tuple[ParallelText, ParallelText]:
+    """Pairs to learn from, and a twentieth of all, or so many, for validation, drawn by the seed.
+
+    Raises:
+        TrainingError: if there are fewer than two pairs.
+    """
+    count = len(text.source)
+    if count < 2:
+        raise TrainingError(
+            f"there is {count} pair; there must be two or more to learn from one and validate on another"
+        )
+    chosen = {*np.random.default_rng([seed, 2**32]).permutation(count)[: max(1, min(most, count // 20))].tolist()}
+    parts: list[ParallelText] = []
+    for held_out in (False, True):
+        kept = [i for i in range(count) if (i in chosen) == held_out]
+        parts.append(ParallelText([text.source[i] for i in kept], [text.target[i] for i in kept], 0))
+    return parts[0], parts[1]
+
+
+def train_translation(
+    text: ParallelText,
+    recipe: TranslationRecipe,
+    run: Run,
+    *,
+    validation: ParallelText | None = None,
+    languages: Languages = Languages(),
+) -> Trained:
+    """Train a translator, from pairs to the model in run.out/model; its decoding is chosen on the validation pairs.
+
+    Args:
+        text: pairs to learn from.
+        recipe: everything about the model and how it learns.
+        run: where, and with what.
+        validation: pairs to choose and measure on; a twentieth of the text, or a thousand, unless given.
+        languages: of the two sides.
+
+    Raises:
+        TrainingError: as `train_translator`; or if sacrebleu, which decoding is chosen with, is not installed.
+    """
+    if importlib.util.find_spec("sacrebleu") is None:
+        raise TrainingError(
+            "sacrebleu is not installed; a translator's decoding is chosen by the BLEU that it computes"
+        )
+    train, held_out = divided(text, recipe.seed) if validation is None else (text, validation)
+    trained = train_translator(
+        train, held_out, recipe, out=run.out, resume=run.resume, workers=run.workers, progress=run.progress
+    )
+    checkpoints = trained.trainer.checkpoints
+    if not checkpoints.regular:  # stopped before the first that was due
+        return Trained(trained.model, run.out, trained.outcome, {}, [])
+    finished = choose(trained.model, trained.tokenizer, checkpoints, HeldOut(held_out.source, held_out.target))
+    bleu = finished.validation["raw"]
+    about = {
+        "description": f"{languages.source} to {languages.target}; knows the words of what it was trained on.",
+        "languages": [languages.source, languages.target],
+        "decoding": asdict(finished.decoding),
+        "scores": {"validation, BLEU": round(bleu.score, 2)},
+        "licence": "that of its training data",
+    }
+    card = _CARD.format(
+        name=run.out.name,
+        languages=languages,
+        pairs=len(train.source),
+        steps=trained.outcome.progress.step,
+        held_out=len(held_out.source),
+        bleu=bleu,
+    )
+    place = save_model(run.out / "model", trained.model, trained.tokenizer, card=card, about=about)
+    return Trained(trained.model, place, trained.outcome, {**trained.outcome.progress.scores, "bleu": bleu.score}, [])
 
 
 def fingerprint(text: ParallelText) -> str:
@@ -270,24 +357,13 @@ def fingerprint(text: ParallelText) -> str:
     return f"{len(text.source):,} pairs, SHA-256 {digest[:16]}"
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """A recipe.json."""
-    try:
-        record = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("data", {}), dict):
-        raise ValueError(f"{path} is damaged: it does not hold a recipe")
-    return typing.cast(dict[str, Any], record)
-
-
 def _tokenizer(path: Path, train: ParallelText, recipe: TranslationRecipe) -> TextTokenizer:
     """The run's tokenizer: read if it was learnt already."""
     if path.is_file():
         try:
             return TextTokenizer.from_json(path)
         except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+            raise TrainingError(f"{path} is damaged: {error}") from error
     tokenizer = TextTokenizer.train_bpe([*train.source, *train.target], recipe.vocab_size)
     write_atomically(path, tokenizer.to_json().encode())
     return tokenizer

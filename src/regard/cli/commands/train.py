@@ -1,0 +1,196 @@
+"""`regard train`: models from your own data, a command a task."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from regard.training.run import Run, Trained
+
+RecipeT = TypeVar("RecipeT")
+
+train = typer.Typer(
+    help="Train a model on your own data, or fine-tune one. What it learns goes to DIR/model.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",
+)
+
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Directory of the run.")]
+Start = Annotated[
+    str | None, typer.Option("--model", "-m", help="Fine-tune this: a checkpoint's directory, or a hub id.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any field of the recipe; a wrong NAME lists them all."),
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Updates in all.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue the run in DIR; settings that are not given are those it has.")
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
+Board = Annotated[bool, typer.Option("--tensorboard", help="Also write for TensorBoard, to DIR/tensorboard.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+Size = Annotated[str | None, typer.Option(help="Of a new model: tiny, small, medium or large.")]
+
+
+@train.command("language-model")
+def language_model(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Text files, UTF-8.")],
+    out: Out,
+    model: Start = None,
+    size: Size = None,
+    characters: Annotated[bool, typer.Option("--characters", help="A new model's pieces are characters.")] = False,
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="A text to validate on; else a tenth at the end of every file.")
+    ] = None,
+    steps: Steps = None,
+    settings: Settings = None,
+    resume: Resume = False,
+    threads: Threads = None,
+    tensorboard: Board = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn to continue texts: a new Llama with characters or byte pairs, or one that is fine-tuned.
+
+    Ctrl-C saves and ends the run; a run that was killed loses what came after its last checkpoint, no more.
+
+    Examples:
+
+    - `regard train language-model shakespeare.txt --characters --steps 2000 --out runs/shakespeare`
+    - `regard train language-model shakespeare.txt --out runs/shakespeare --resume`
+    - `regard train language-model notes/*.txt --model SmolLM2-135M/ --set peak_learning_rate=1e-4 --out runs/notes`
+    - `regard generate -m runs/shakespeare/model "ROMEO:"`
+    """
+    from regard.training.tasks.language_model import LanguageModelRecipe, train_language_model
+
+    given = _given(model=model, size=size, steps=steps, tokens="characters" if characters else None)
+    recipe = _recipe(LanguageModelRecipe, out, given, settings, resume)
+    run = _run(out, resume, threads, tensorboard, quiet)
+    _finish(lambda: train_language_model(files, recipe, run, validation=validation or []), "generate -m")
+
+
+@train.command("classify-text")
+def classify_text(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A .csv, .tsv, .jsonl or .parquet file.")],
+    out: Out,
+    text: Annotated[str | None, typer.Option(help="The column of the texts; text unless given.")] = None,
+    label: Annotated[str | None, typer.Option(help="The column of the classes; label unless given.")] = None,
+    model: Start = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="A table to validate on; else a tenth of every class.")
+    ] = None,
+    steps: Steps = None,
+    settings: Settings = None,
+    resume: Resume = False,
+    threads: Threads = None,
+    tensorboard: Board = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn the classes of texts: a small new BERT, or any model built like one that is fine-tuned.
+
+    Rows without a text or a label are left out and counted. Accuracy and macro-F1 are those of the validation rows.
+
+    Examples:
+
+    - `regard train classify-text reviews.csv --text review --label stars --out runs/reviews`
+    - `regard train classify-text train.tsv --validation dev.tsv --text sentence --set size=small --out runs/sst2`
+    - `regard train classify-text mail.jsonl --model MiniLM-L6/ --set peak_learning_rate=5e-5 --out runs/mail`
+    - `regard classify -m runs/reviews/model "Not my cup of tea."`
+    """
+    from regard.training.tasks.classify_text import ClassifyTextRecipe, train_text_classifier
+
+    given = _given(text=text, label=label, model=model, steps=steps)
+    recipe = _recipe(ClassifyTextRecipe, out, given, settings, resume)
+    run = _run(out, resume, threads, tensorboard, quiet)
+    _finish(lambda: train_text_classifier(table, recipe, run, validation=validation), "classify -m")
+
+
+@train.command("translate")
+def translate(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE TARGET | TABLE", help="Two files line by line, or one table.")
+    ],
+    out: Out,
+    source: Annotated[str, typer.Option("--from", help="The language that is read; a column of TABLE.")] = "source",
+    target: Annotated[str, typer.Option("--to", help="The language that is written; a column of TABLE.")] = "target",
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="Pairs to validate on, given twice for two files; else a twentieth.")
+    ] = None,
+    steps: Steps = None,
+    settings: Settings = None,
+    resume: Resume = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of a thread each; at most the recipe's shards.")] = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Learn to translate: a new encoder and decoder, from pairs of sentences.
+
+    Two files, plain or .gz, have a sentence a line; a .csv, .tsv, .jsonl or .parquet file has two columns. At the end
+    checkpoints are averaged and the search is chosen by BLEU on the validation pairs.
+
+    Examples:
+
+    - `regard train translate train.en train.de --from en --to de --out runs/en-de`
+    - `regard train translate pairs.tsv --from en --to fr --validation dev.tsv --steps 8000 --out runs/en-fr`
+    - `regard translate -m runs/en-de/model "A dog runs."`
+    """
+    from regard.training import TrainingError
+    from regard.training.data import ParallelText, read_parallel
+    from regard.training.tables import Skipped
+    from regard.training.tasks.translate import Languages, TranslationRecipe, read_table, train_translation
+
+    def pairs(paths: list[Path]) -> ParallelText:
+        if len(paths) == 2:
+            return read_parallel(*paths)
+        if len(paths) == 1:
+            return read_table(paths[0], source, target, Skipped())
+        raise TrainingError(f"{len(paths)} files are given; it may be two, line by line, or one table")
+
+    recipe = _recipe(TranslationRecipe, out, _given(steps=steps), settings, resume)
+    text, held_out = pairs(files), pairs(validation) if validation else None
+    if text.skipped:
+        print(f"{text.skipped:,} pairs are left out: a side is empty", file=sys.stderr)
+    run = _run(out, resume, 1, False, quiet, workers)
+    languages = Languages(source, target)
+    _finish(lambda: train_translation(text, recipe, run, validation=held_out, languages=languages), "translate -m")
+
+
+def _given(**settings: Any) -> list[str]:
+    """Options that were given, as settings of a recipe."""
+    import json
+
+    return [f"{name}={json.dumps(value)}" for name, value in settings.items() if value is not None]
+
+
+def _recipe(kind: type[RecipeT], out: Path, given: list[str], settings: list[str] | None, resume: bool) -> RecipeT:
+    """The recipe of the run that is resumed, or the usual one, with what the command line sets."""
+    from regard.training.run import changed, recorded
+
+    base = recorded(kind, out) if resume else None
+    return changed(base or kind(), [*given, *(settings or [])])
+
+
+def _run(out: Path, resume: bool, threads: int | None, tensorboard: bool, quiet: bool, workers: int = 1) -> Run:
+    from regard.cli.options import set_threads
+    from regard.training.run import Run
+
+    set_threads(threads)
+    return Run(out, resume=resume, workers=workers, progress=not quiet, tensorboard=tensorboard)
+
+
+def _finish(work: Callable[[], Trained], use: str) -> None:
+    """Train, and say what came of it."""
+    trained = work()
+    for sentence in trained.skipped:
+        print(sentence, file=sys.stderr)
+    step = trained.outcome.progress.step
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in trained.scores.items())
+    print(f"{trained.directory}: {step:,} steps, validation {scores}")
+    if not trained.outcome.finished:
+        print("Stopped before the last step; the same command with --resume goes on.", file=sys.stderr)
+        raise KeyboardInterrupt
+    print(f"Use it: regard {use} {trained.directory}", file=sys.stderr)

@@ -1,0 +1,263 @@
+"""What the runs of all tasks have in common: a recipe, its record beside the run, and the model that is kept.
+
+DIR/recipe.json                         what was asked for, and fingerprints of the data
+DIR/tokenizer/, DIR/data/               what was made of the data, once
+DIR/metrics.jsonl, DIR/curves.png, DIR/checkpoints/      see loop.py
+DIR/model/                              the model, with the weights of the lowest validation loss
+"""
+
+import dataclasses
+import json
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import nn
+
+from regard.files import replace_directory, write_atomically
+from regard.models import Checkpoint
+from regard.training.checkpoint import load_weights
+from regard.training.errors import StorageError, TrainingError
+from regard.training.loop import Outcome, Task, Trainer, TrainerConfig
+from regard.training.optimiser import OptimiserConfig, ScheduleName, build_optimiser, build_schedule
+
+MAY_CHANGE = frozenset({"validate_every", "checkpoint_every", "keep", "watch_every"})
+"""Fields of a recipe that a resumed run may have otherwise: they do not change what a step does."""
+RecipeT = TypeVar("RecipeT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How long and how fast a model learns, whatever the task."""
+
+    steps: int = 2000  # updates in all
+    shards: int = 1  # batches whose gradients are added up for an update
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    peak_learning_rate: float = 0.001  # at the end of the warm-up
+    schedule: ScheduleName = "cosine"
+    warmup: int | None = None  # steps; None is a twentieth of all
+    final_fraction: float = 0.1  # of the peak, at the last step
+    decay_fraction: float = 0.2  # wsd only: the part of all steps in which the rate falls
+    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW's two moments
+    epsilon: float = 1e-8
+    momentum: float = 0.95  # Muon's
+    weight_decay: float = 0.1  # on matrices alone
+    clip: float | None = 1.0  # longest gradient; None leaves it as it is
+    dropout: float | None = None  # of every sublayer's output; None leaves the model as it is
+    label_smoothing: float = 0.0  # part of the target spread over all classes or pieces
+    ema: float | None = None  # decay of a running average of the weights, which is then what is kept
+    patience: int | None = None  # validations without a lower loss after which the run ends
+    validate_every: int = 200  # steps
+    checkpoint_every: int = 200  # steps
+    keep: int = 2  # checkpoints, the best besides
+    watch_every: int = 200  # steps between two looks at attention; 0: none
+    seed: int = 1
+
+    def optimiser_config(self) -> OptimiserConfig:
+        """The optimiser's part."""
+        warmup = max(1, self.steps // 20) if self.warmup is None else self.warmup
+        settings: dict[str, Any] = {**common(OptimiserConfig, self), "warmup": warmup}
+        return OptimiserConfig(**settings)
+
+    def may_change(self) -> frozenset[str]:
+        """The fields that a resumed run may have otherwise."""
+        lasting = self.schedule in ("inverse-sqrt", "constant") and self.warmup is not None
+        return MAY_CHANGE | {"steps"} if lasting else MAY_CHANGE
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how a run is computed, which changes nothing of what it learns.
+
+    Args:
+        out: directory of the run, made if it does not exist.
+        resume: continue the run in that directory, or start one.
+        workers: processes, at most as many as the recipe has shards; with `torch.set_num_threads(1)` the result is the
+            same with any number.
+        progress: show a progress bar.
+        tensorboard: also write for TensorBoard.
+    """
+
+    out: Path
+    resume: bool = False
+    workers: int = 1
+    progress: bool = True
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run leaves behind."""
+
+    model: nn.Module  # with the weights that were kept, in evaluation mode
+    directory: Path  # of the model
+    outcome: Outcome
+    scores: Mapping[str, float]  # of the weights that were kept, on the validation data
+    skipped: Sequence[str]  # what was left out of the data and why, a sentence each
+
+
+def common(kind: type[Any], recipe: Any) -> dict[str, Any]:
+    """The fields of a recipe that another dataclass has too."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe) if field.name in names}
+
+
+def changed(recipe: RecipeT, settings: Sequence[str]) -> RecipeT:
+    """A recipe with some of its fields set, each written as NAME=VALUE, the value as in JSON or a plain word.
+
+    Raises:
+        TrainingError: if there is no such field, or the value is of another kind.
+    """
+    kinds = typing.get_type_hints(type(recipe))
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, sign, text = setting.partition("=")
+        if name not in kinds or not sign:
+            raise TrainingError(f"{setting!r} is no setting; it may be NAME=VALUE with one of {', '.join(kinds)}")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        values[name] = _of_kind(name, value, kinds[name])
+    return dataclasses.replace(recipe, **values)  # type: ignore[type-var]
+
+
+def _of_kind(name: str, value: Any, kind: Any) -> Any:
+    """The value, if it is one that a field of this type holds."""
+    choices = typing.get_args(kind) if typing.get_origin(kind) is not Literal else (kind,)
+    for choice in choices or (kind,):
+        origin = typing.get_origin(choice)
+        if origin is Literal and value in typing.get_args(choice):
+            return value
+        if choice is type(None) and value is None:
+            return value
+        if isinstance(value, bool) or origin is Literal:
+            if choice is bool and isinstance(value, bool):
+                return value
+            continue
+        if choice is float and isinstance(value, int | float):
+            return float(value)
+        if isinstance(choice, type) and origin is None and isinstance(value, choice):
+            return value
+    if typing.get_origin(kind) is tuple and isinstance(value, list) and len(value) == len(typing.get_args(kind)):
+        return tuple(float(part) for part in value)
+    allowed = " or ".join(_named(choice) for choice in choices) or _named(kind)
+    raise TrainingError(f"{name} is {value!r}; it may be {allowed}")
+
+
+def _named(kind: Any) -> str:
+    """What a type is called in a message."""
+    if typing.get_origin(kind) is Literal:
+        return ", ".join(map(repr, typing.get_args(kind)))
+    names: dict[Any, str] = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+    return names.get(kind, "null")
+
+
+def agree(path: Path, recipe: Any, data: Mapping[str, str], *, resume: bool, free: Collection[str]) -> None:
+    """Write a recipe and fingerprints of the data, or hold them against those of the run that is to be resumed.
+
+    Args:
+        path: of the recipe.json.
+        recipe: a dataclass.
+        data: by name, what tells these data from others.
+        resume: whether a run is to be continued, if there is one.
+        free: the fields that may differ.
+
+    Raises:
+        TrainingError: if there is a run and it is not to be resumed, or it was of another recipe or other data.
+    """
+    asked: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    if path.is_file() and resume:
+        recorded = read_record(path)
+        before = {
+            **json.loads(json.dumps(asdict(type(recipe)()))),
+            **recorded,
+        }  # a field that is newer than the run had its default
+        for name, value in asked.items():
+            if name not in free and before[name] != value:
+                raise TrainingError(f"{name} is {value!r}, but the run in {path.parent} has {before[name]!r}")
+        for name, value in data.items():
+            was = recorded.get("data", data).get(name)  # a run from before there were fingerprints may have any data
+            if was != value:
+                raise TrainingError(f"the {name} data are {value}, but the run in {path.parent} has {was}")
+    elif path.is_file():
+        raise TrainingError(f"{path.parent} holds another run; resume it, or choose another directory")
+    write_atomically(path, json.dumps({**asked, "data": dict(data)}, indent=2).encode())
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The content of a recipe.json.
+
+    Raises:
+        TrainingError: if it holds none.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise TrainingError(f"{path} is damaged: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("data", {}), dict):
+        raise TrainingError(f"{path} is damaged: it does not hold a recipe")
+    return typing.cast(dict[str, Any], record)
+
+
+def recorded(kind: type[RecipeT], out: Path) -> RecipeT | None:
+    """The recipe of the run in a directory; None where there is none.
+
+    Raises:
+        TrainingError: if it is damaged, or of another task.
+    """
+    path = out / "recipe.json"
+    if not path.is_file():
+        return None
+    record = {name: value for name, value in read_record(path).items() if name != "data"}
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if strange := [name for name in record if name not in names]:
+        raise TrainingError(f"{path} is damaged, or of another task: it has the field {strange[0]}")
+    settings = [f"{name}={json.dumps(value)}" for name, value in record.items()]
+    return changed(kind(), settings)
+
+
+def learnt_files(directory: Path, make: Callable[[], Mapping[str, bytes]]) -> dict[str, bytes]:
+    """The files of a run's tokenizer, made and written where there are none.
+
+    Raises:
+        StorageError: if they cannot be written.
+    """
+    if not directory.is_dir():
+        try:
+            replace_directory(directory, make(), owned=())
+        except OSError as error:
+            raise StorageError(f"{directory} cannot be written: {error.strerror or error}") from error
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+def learn(checkpoint: Checkpoint, task: Task[Any], recipe: Recipe, run: Run) -> tuple[Outcome, dict[str, float]]:
+    """Train a model on a task, and leave it with the weights that did best, in evaluation mode.
+
+    Returns:
+        How the run ended, and the scores of these weights.
+
+    Raises:
+        TrainingError: as `Trainer.run`.
+    """
+    model, settings = checkpoint.model, recipe.optimiser_config()
+    trainer = Trainer(
+        model,
+        task,
+        build_optimiser(model, settings),
+        build_schedule(settings, recipe.steps),
+        out=run.out,
+        config=TrainerConfig(
+            workers=run.workers, progress=run.progress, tensorboard=run.tensorboard, **common(TrainerConfig, recipe)
+        ),
+    )
+    outcome = trainer.run(resume=run.resume)
+    kept = trainer.checkpoints.best or trainer.checkpoints.latest
+    if kept is not None:
+        load_weights(kept, model)
+    model.eval()
+    with torch.no_grad():
+        return outcome, dict(task.validate())

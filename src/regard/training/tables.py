@@ -1,0 +1,153 @@
+"""Tables of examples, read a row at a time: CSV, TSV, JSON lines and Parquet."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from regard.training.errors import TrainingError
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+_BLOCK = 2**20
+csv.field_size_limit(2**27)  # characters in a field; the library's 128 Ki is less than a long document
+
+
+@dataclass
+class Skipped:
+    """Rows that were left out: how many for each reason, and where the first of them is."""
+
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+    first: dict[str, str] = field(default_factory=dict[str, str])
+
+    def add(self, reason: str, place: str) -> None:
+        """Count one more."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        self.first.setdefault(reason, place)
+
+    def sentences(self) -> list[str]:
+        """What was left out and why, for a person."""
+        return [
+            f"{count:,} {'row is' if count == 1 else 'rows are'} left out: {reason} (the first: {self.first[reason]})"
+            for reason, count in self.counts.items()
+        ]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The chosen columns of one row, and what messages call it."""
+
+    place: str
+    values: tuple[Any, ...]
+
+
+def fingerprint(path: Path) -> str:
+    """What tells a file from others: its size and a hash of its content.
+
+    Raises:
+        TrainingError: if it cannot be read.
+    """
+    digest, size = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                size += len(block)
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    return f"{size:,} bytes SHA-256 {digest.hexdigest()[:16]}"
+
+
+def read_rows(path: Path, columns: Sequence[str], skipped: Skipped) -> Iterator[Row]:
+    """The rows of a table, one at a time, however large it is.
+
+    CSV is as spreadsheets write it, with quotes and a line of names. TSV has a line of names, a tab between fields and
+    no quotes. JSON lines have an object a line. Parquet needs pyarrow.
+
+    Args:
+        path: its suffix says what it is.
+        columns: names of the columns that are wanted.
+        skipped: counts rows that are damaged.
+
+    Raises:
+        TrainingError: if the file is missing, of another kind, not UTF-8 or damaged, or has no such column.
+    """
+    kinds = {".csv": _csv, ".tsv": _csv, ".jsonl": _json_lines, ".parquet": _parquet}
+    if path.suffix.lower() not in kinds:
+        raise TrainingError(f"{path} is no table; it may be {', '.join(SUFFIXES)}")
+    try:
+        yield from kinds[path.suffix.lower()](path, columns, skipped)
+    except UnicodeDecodeError as error:
+        raise TrainingError(f"{path} is not UTF-8 ({error.reason})") from error
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+
+
+def _csv(path: Path, columns: Sequence[str], skipped: Skipped) -> Iterator[Row]:
+    tabs = path.suffix.lower() == ".tsv"
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
+        try:
+            names = next(rows, [])
+            places = _places(path, names, columns)
+            for row in rows:
+                place = f"{path}, line {rows.line_num}"
+                if not row:
+                    continue
+                if len(row) != len(names):
+                    skipped.add(f"it does not have the {len(names)} fields of the first line", place)
+                    continue
+                yield Row(place, tuple(row[i] for i in places))
+        except csv.Error as error:
+            raise TrainingError(f"{path}, line {rows.line_num}: {error}") from error
+
+
+def _json_lines(path: Path, columns: Sequence[str], skipped: Skipped) -> Iterator[Row]:
+    known: dict[str, None] = {}
+    found = False
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            place = f"{path}, line {number}"
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict):
+                skipped.add("it is no JSON object", place)
+                continue
+            if not found:
+                known |= dict.fromkeys(str(name) for name in row)
+                found = all(name in row for name in columns)
+            yield Row(place, tuple(row.get(name) for name in columns))
+    if not found:
+        _places(path, [*known], columns)
+
+
+def _parquet(path: Path, columns: Sequence[str], skipped: Skipped) -> Iterator[Row]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise TrainingError(f"{path}: Parquet needs pyarrow; install it, or give {', '.join(SUFFIXES[:3])}") from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            _places(path, file.schema_arrow.names, columns)
+            number = 0
+            for batch in file.iter_batches(1024, columns=[*columns]):
+                for values in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+                    number += 1
+                    yield Row(f"{path}, row {number}", values)
+    except pyarrow.ArrowException as error:
+        raise TrainingError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+
+
+def _places(path: Path, names: Sequence[str], columns: Sequence[str]) -> list[int]:
+    """Where the wanted columns are among all."""
+    for column in columns:
+        if column not in names:
+            raise TrainingError(f"{path} has no column {column!r}; it has {', '.join(names) or 'none'}")
+    return [names.index(column) for column in columns]

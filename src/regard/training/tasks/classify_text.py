@@ -1,0 +1,340 @@
+"""Classes of texts: a new encoder like BERT, or any that is fine-tuned; texts stand one after another, without padding.
+
+n | texts in a batch    P | all their pieces    d | width    C | classes
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from regard.attention.mask import Documents
+from regard.inputs.tokenizer import Tokenizer
+from regard.inputs.tokenizer.learn import learn_word_pieces
+from regard.models import Checkpoint, load
+from regard.models.bert import BertConfig
+from regard.models.checkpoint import new_checkpoint
+from regard.models.classifier import to_classifier
+from regard.training.data import Ints, Ragged, offsets_of
+from regard.training.dropout import set_dropout
+from regard.training.errors import TrainingError
+from regard.training.metrics import accuracy, macro_f1
+from regard.training.run import Recipe, Run, Trained, agree, learn, learnt_files
+from regard.training.tables import Skipped, fingerprint, read_rows
+from regard.training.tasks.cards import write_card
+from regard.training.tokens import read_ids, write_ids
+
+Size = Literal["tiny", "small", "medium", "large"]
+SIZES: Mapping[str, Mapping[str, int]] = {
+    "tiny": {"d_model": 128, "layers": 2, "heads": 2, "feed_forward": 512},
+    "small": {"d_model": 256, "layers": 4, "heads": 4, "feed_forward": 1024},
+    "medium": {"d_model": 512, "layers": 8, "heads": 8, "feed_forward": 2048},
+    "large": {"d_model": 768, "layers": 12, "heads": 12, "feed_forward": 3072},
+}
+"""Sizes of new models: those of the smaller BERTs (arXiv 1908.08962), large being BERT's base."""
+_CHUNK = 1024  # rows that are encoded together
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyTextRecipe(Recipe):
+    """How a classifier of texts is built and trained. Sizes are of new models: one that is fine-tuned has its own."""
+
+    text: str = "text"  # column of the texts
+    label: str = "label"  # column of the classes' names
+    model: str | None = None  # what is fine-tuned: an encoder that `regard.load` reads; None is a new model
+    size: Size = "tiny"  # of a new model; the four below go before it
+    d_model: int | None = None  # width
+    layers: int | None = None
+    heads: int | None = None
+    feed_forward: int | None = None  # hidden width of the feed-forward network
+    vocab_size: int = 8000  # word pieces of a new model
+    lowercase: bool = True  # of all texts of a new model
+    max_pieces: int = 128  # a text's; what it has more is cut off
+    batch_pieces: int = 2048  # a batch's, at most
+    dropout: float | None = None  # of every sublayer's output; None is 0.1 in a new model
+    peak_learning_rate: float = 0.0005
+    steps: int = 1000
+    validation_fraction: float = 0.1  # of every class, where no table for validation is given
+
+    def bert(self, vocab_size: int, labels: tuple[str, ...]) -> BertConfig:
+        """The sizes of a new model."""
+        given = {name: getattr(self, name) for name in SIZES[self.size]}
+        sizes: dict[str, Any] = {n: SIZES[self.size][n] if v is None else v for n, v in given.items()}
+        p = 0.1 if self.dropout is None else self.dropout
+        return BertConfig(
+            vocab_size=vocab_size,
+            **sizes,
+            max_positions=self.max_pieces,
+            types=1,
+            head="classify",
+            head_activation="tanh",
+            labels=labels,
+            dropout=p,
+            attention_dropout=0.0,
+            head_dropout=p,
+        )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts as pieces, and their classes."""
+
+    texts: Ragged
+    labels: Ints  # (n,)
+
+    def take(self, chosen: Ints) -> "Examples":
+        """Those of these indices, in this order."""
+        return Examples(self.texts.take(chosen), self.labels[chosen])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class TextBatch:
+    """Texts one after another."""
+
+    ids: Tensor  # (P,)
+    lengths: Tensor  # (n,), pieces of each text
+    labels: Tensor  # (n,)
+
+
+class TextBatches(Sequence[TextBatch]):
+    """Batches of texts, of so many pieces at most; a text is never divided.
+
+    Args:
+        examples: with as many pieces as the budget at most, each.
+        chosen: (n,), which of them, in the order in which they are put into batches.
+        budget: pieces a batch.
+    """
+
+    def __init__(self, examples: Examples, chosen: Ints, budget: int) -> None:
+        self._examples, self._chosen = examples, chosen
+        self._cuts = [0]
+        held = 0
+        for place, length in enumerate(examples.texts.lengths[chosen].tolist()):
+            if held + length > budget and held:
+                self._cuts.append(place)
+                held = 0
+            held += length
+        self._cuts.append(len(chosen))
+
+    def __len__(self) -> int:
+        return len(self._cuts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> TextBatch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TextBatch]: ...
+    def __getitem__(self, index: int | slice) -> TextBatch | list[TextBatch]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        part = self._examples.take(self._chosen[self._cuts[index] : self._cuts[index + 1]])
+        return TextBatch(
+            torch.from_numpy(part.texts.ids.astype(np.int64)),
+            torch.from_numpy(part.texts.lengths),
+            torch.from_numpy(part.labels),
+        )
+
+
+class ClassifyTextTask:
+    """The task of `Trainer`: a text's class.
+
+    Args:
+        model: with `hidden` and `head`, as `regard.models.bert.Bert` has them.
+        examples: all of them.
+        train: indices of those to learn from.
+        validation: the examples to measure on.
+        recipe: batches, smoothing, seed.
+    """
+
+    def __init__(
+        self, model: Any, examples: Examples, train: Ints, validation: Examples, recipe: ClassifyTextRecipe
+    ) -> None:
+        self.model, self.recipe, self._examples, self._train = model, recipe, examples, train
+        self._validation = TextBatches(validation, np.arange(len(validation)), recipe.batch_pieces)
+
+    def batches(self, epoch: int) -> TextBatches:
+        """The batches of an epoch, by (seed, epoch) alone."""
+        order = np.random.default_rng([self.recipe.seed, epoch]).permutation(self._train)
+        return TextBatches(self._examples, order, self.recipe.batch_pieces)
+
+    def step(self, batch: TextBatch) -> Tensor:
+        """Mean cross-entropy a text, with label smoothing if the recipe has it."""
+        return F.cross_entropy(self._scores(batch), batch.labels, label_smoothing=self.recipe.label_smoothing)
+
+    def tokens(self, batch: TextBatch) -> int:
+        """Texts."""
+        return len(batch.labels)
+
+    def validate(self) -> Mapping[str, float]:
+        """Cross-entropy a text, accuracy and macro-F1 on the validation texts."""
+        scores = torch.cat([self._scores(batch) for batch in self._validation])  # (n, C)
+        labels = torch.cat([batch.labels for batch in self._validation])
+        found = scores.argmax(1)
+        return {
+            "loss": F.cross_entropy(scores, labels).item(),
+            "accuracy": accuracy(found, labels),
+            "macro_f1": macro_f1(found, labels),
+        }
+
+    def _scores(self, batch: TextBatch) -> Tensor:
+        starts = batch.lengths.cumsum(0) - batch.lengths  # (n,)
+        positions = torch.arange(len(batch.ids)) - starts.repeat_interleave(batch.lengths)  # (P,)
+        hidden = self.model.hidden(batch.ids[None], mask=Documents(batch.lengths), positions=positions[None])
+        return self.model.head(hidden[0, starts])  # (n, d) → (n, C)
+
+
+def train_text_classifier(
+    table: Path, recipe: ClassifyTextRecipe, run: Run, *, validation: Path | None = None
+) -> Trained:
+    """Train a classifier of texts on a table, from the file to the model in run.out/model.
+
+    Args:
+        table: CSV, TSV, JSON lines or Parquet; rows without a text or a label are left out and counted.
+        recipe: everything about the model and how it learns.
+        run: where, and with what.
+        validation: a table to measure on; a part of each class unless given.
+
+    Raises:
+        TrainingError: if there are no rows or only one class, the recipe cannot be, or the directory holds another
+            run; see also `Trainer.run`.
+        ModelError: if the model to be fine-tuned cannot be read, or is no encoder of text.
+    """
+    if not 0 < recipe.validation_fraction < 1:
+        raise TrainingError(
+            f"validation_fraction is {recipe.validation_fraction}; it may be more than 0 and less than 1"
+        )
+    if not 8 <= recipe.max_pieces <= recipe.batch_pieces:
+        raise TrainingError(
+            f"max_pieces is {recipe.max_pieces}; it may be from 8 to batch_pieces, {recipe.batch_pieces}"
+        )
+    skipped = Skipped()
+    labels = _labels(table, recipe, skipped)
+    run.out.mkdir(parents=True, exist_ok=True)
+    data = {"training": fingerprint(table), "validation": fingerprint(validation) if validation else "part of training"}
+    agree(run.out / "recipe.json", recipe, data, resume=run.resume, free=recipe.may_change())
+    torch.manual_seed(recipe.seed)
+    checkpoint, tokenizer = _model(table, labels, recipe, run.out)
+    set_dropout(checkpoint.model, recipe.dropout)
+    examples = _examples(table, "train", labels, tokenizer, recipe, run.out, Skipped())
+    if validation is None:
+        train, held_out = _divided(examples.labels, recipe)
+        measured = examples.take(held_out)
+    else:
+        train = np.arange(len(examples))
+        measured = _examples(validation, "validation", labels, tokenizer, recipe, run.out, skipped)
+    task = ClassifyTextTask(checkpoint.model, examples, train, measured, recipe)
+    outcome, scores = learn(checkpoint, task, recipe, run)
+    place = checkpoint.save(run.out / "model", dtype=torch.float32)  # as it was measured
+    write_card(place, "classify-text", checkpoint, recipe, outcome, scores)
+    return Trained(checkpoint.model, place, outcome, scores, skipped.sentences())
+
+
+def _rows(table: Path, recipe: ClassifyTextRecipe, skipped: Skipped) -> Iterator[tuple[str, str, str]]:
+    """The place, text and label of every row that has both."""
+    for row in read_rows(table, (recipe.text, recipe.label), skipped):
+        text, label = row.values
+        if not isinstance(text, str) or not text.strip():
+            skipped.add("the text is missing", row.place)
+        elif label is None or isinstance(label, list | dict) or not str(label).strip():
+            skipped.add("the label is missing", row.place)
+        else:
+            yield row.place, text, str(label).strip()
+
+
+def _labels(table: Path, recipe: ClassifyTextRecipe, skipped: Skipped) -> tuple[str, ...]:
+    """The names of the classes, numbers in the order of numbers."""
+    counts = Counter(label for _, _, label in _rows(table, recipe, skipped))
+    if len(counts) < 2:
+        found = f"only the class {next(iter(counts))!r}" if counts else "no row with a text and a label"
+        raise TrainingError(f"{table} has {found}; there must be two classes or more")
+    rare = [label for label, count in counts.items() if count < 2]
+    if rare:
+        raise TrainingError(f"{table} has one row alone of the class {rare[0]!r}; there must be two or more of each")
+    numbers = all(label.lstrip("-").isdecimal() for label in counts)
+    return tuple(sorted(counts, key=lambda label: (int(label) if numbers else 0, label)))
+
+
+def _model(table: Path, labels: tuple[str, ...], recipe: ClassifyTextRecipe, out: Path) -> tuple[Checkpoint, Tokenizer]:
+    """The model before it learns, and its tokenizer."""
+    if recipe.model is not None:
+        found = load(recipe.model)
+        if not isinstance(found, Checkpoint):
+            raise TrainingError(f"model is {recipe.model}, for {found.task}; it may be an encoder of text")
+        config: Any = found.model.config
+        found = to_classifier(found, labels)
+        if recipe.max_pieces > config.max_positions:
+            raise TrainingError(f"max_pieces is {recipe.max_pieces}; this model takes at most {config.max_positions}")
+        return found, found.tokenizer
+    texts = (text for _, text, _ in _rows(table, recipe, Skipped()))
+    files = learnt_files(
+        out / "tokenizer", lambda: learn_word_pieces(texts, recipe.vocab_size, lowercase=recipe.lowercase)
+    )
+    tokenizer = Tokenizer.from_directory(out / "tokenizer")
+    extra = {"pad_token_id": tokenizer.pad}
+    config = recipe.bert(tokenizer.vocab_size, labels)
+    return new_checkpoint("bert", config, extra=extra, files=files), tokenizer
+
+
+def _examples(
+    table: Path,
+    name: str,
+    labels: tuple[str, ...],
+    tokenizer: Tokenizer,
+    recipe: ClassifyTextRecipe,
+    out: Path,
+    skipped: Skipped,
+) -> Examples:
+    """The rows of a table as examples, from the files in out/data, which are written where they are not there."""
+    directory = out / "data"
+    directory.mkdir(exist_ok=True)
+    paths = {part: directory / f"{name}.{part}.bin" for part in ("ids", "lengths", "labels")}
+    numbers = {label: i for i, label in enumerate(labels)}
+    frame = tokenizer.encode("a").texts
+    last = next((i for i, text in enumerate(reversed(frame)) if text is not None), 0)  # special pieces after a text
+    if not paths["labels"].with_suffix(".json").is_file():
+        lengths: list[int] = []
+        classes: list[int] = []
+
+        def parts() -> Iterator[list[int]]:
+            rows = _rows(table, recipe, skipped)
+            while chunk := list(islice(rows, _CHUNK)):
+                for (place, _, label), ids in zip(chunk, tokenizer.encode_batch([t for _, t, _ in chunk]), strict=True):
+                    if label not in numbers:
+                        skipped.add(f"the label {label!r} is not among those to learn", place)
+                        continue
+                    if len(ids) > recipe.max_pieces:
+                        ids = [*ids[: recipe.max_pieces - last], *ids[len(ids) - last :]]
+                    lengths.append(len(ids))
+                    classes.append(numbers[label])
+                    yield ids
+
+        write_ids(paths["ids"], parts(), tokenizer.vocab_size)
+        write_ids(paths["lengths"], [lengths], 2**32)
+        write_ids(paths["labels"], [classes], 2**32)
+    found = {part: read_ids(path) for part, path in paths.items()}
+    if not len(found["labels"]):
+        raise TrainingError(f"{table} has no row with a text and one of the labels {', '.join(labels[:8])}")
+    texts = Ragged(found["ids"], offsets_of(found["lengths"].astype(np.int64)))
+    return Examples(texts, found["labels"].astype(np.int64))
+
+
+def _divided(labels: Ints, recipe: ClassifyTextRecipe) -> tuple[Ints, Ints]:
+    """Indices to learn from and to validate on: of each class a part, one row at least."""
+    draw = np.random.default_rng([recipe.seed, 2**32])
+    held_out: list[Ints] = []
+    for label in np.unique(labels):
+        members = draw.permutation(np.flatnonzero(labels == label))
+        held_out.append(members[: max(1, round(len(members) * recipe.validation_fraction))])
+    chosen = np.sort(np.concatenate(held_out))
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen

@@ -1,0 +1,270 @@
+"""Language models: the next piece of a text, given all before it; a new Llama, or any decoder that is fine-tuned.
+
+B | windows in a batch    T | context, pieces a window    N = B · T    d | width    V | vocabulary
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regard.inputs.tokenizer import Tokenizer
+from regard.inputs.tokenizer.learn import learn_byte_pairs, learn_characters
+from regard.models import Checkpoint, load
+from regard.models.checkpoint import new_checkpoint
+from regard.models.llama import LlamaConfig
+from regard.training.dropout import set_dropout
+from regard.training.errors import TrainingError
+from regard.training.loss import linear_cross_entropy
+from regard.training.run import Recipe, Run, Trained, agree, learn, learnt_files
+from regard.training.tasks.cards import write_card
+from regard.training.tokens import Ids, Section, TextFile, chunks, encoded, read_ids, split, survey, write_ids
+
+Size = Literal["tiny", "small", "medium", "large"]
+SIZES: Mapping[str, Mapping[str, int]] = {
+    "tiny": {"d_model": 128, "layers": 4, "heads": 4, "feed_forward": 352},
+    "small": {"d_model": 256, "layers": 6, "heads": 8, "feed_forward": 704},
+    "medium": {"d_model": 384, "layers": 6, "heads": 6, "feed_forward": 1024},
+    "large": {"d_model": 768, "layers": 12, "heads": 12, "feed_forward": 2048},
+}
+"""Sizes of new models: about 0.8, 4.8, 10.6 and 85 million parameters, without their embeddings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelRecipe(Recipe):
+    """How a language model is built and trained. Sizes are of new models: one that is fine-tuned has its own."""
+
+    model: str | None = None  # what is fine-tuned: anything that `regard.load` reads; None is a new model
+    size: Size = "tiny"  # of a new model; the four below go before it
+    d_model: int | None = None  # width
+    layers: int | None = None
+    heads: int | None = None
+    feed_forward: int | None = None  # hidden width of the gated feed-forward network
+    kv_heads: int | None = None  # key/value heads; None: as heads
+    tied: bool = True  # the embedding also makes the scores
+    tokens: Literal["bpe", "characters"] = "bpe"  # what a new model's pieces are
+    vocab_size: int = 4096  # of byte pairs
+    context: int = 256  # pieces a window
+    batch_size: int = 16  # windows a batch
+    validation_fraction: float = 0.1  # of every file, at its end, where no files for validation are given
+    validation_tokens: int = 1_000_000  # the first so many are validated on, at most
+
+    def llama(self, vocab_size: int) -> LlamaConfig:
+        """The sizes of a new model."""
+        given = {name: getattr(self, name) for name in SIZES[self.size]}
+        sizes: dict[str, Any] = {
+            name: SIZES[self.size][name] if value is None else value for name, value in given.items()
+        }
+        heads = sizes["heads"]
+        if heads < 1 or sizes["d_model"] % (2 * heads):
+            raise TrainingError(
+                f"d_model is {sizes['d_model']} with {heads} heads; it may be a multiple of twice their number"
+            )
+        return LlamaConfig(
+            vocab_size=vocab_size,
+            **sizes,
+            kv_heads=self.kv_heads or heads,
+            head_size=sizes["d_model"] // heads,
+            max_positions=self.context,
+            tied=self.tied,
+        )
+
+
+class Windows(Sequence[Tensor]):
+    """Batches of windows of ids, (B, T + 1) each: a window's last id is the first of the next.
+
+    Args:
+        ids: one after another.
+        context: T.
+        batch_size: B; the last batch may have fewer.
+        seed: with an epoch, of the place where the first window begins and of their order; None begins at the first id,
+            keeps them in order and ends with what is left over, as a window of its own.
+        epoch: see seed.
+
+    Raises:
+        TrainingError: if there are too few ids for a window.
+    """
+
+    def __init__(self, ids: Ids, context: int, batch_size: int, *, seed: int | None = None, epoch: int = 0) -> None:
+        if len(ids) < 2 or (seed is not None and len(ids) <= context):
+            least = 2 if seed is None else context + 1
+            raise TrainingError(
+                f"there are {len(ids):,} pieces of text; a context of {context} needs {least:,} or more"
+            )
+        self._ids, self._context, self._batch_size = ids, context, batch_size
+        self._rest: int | None = None
+        if seed is None:
+            self._starts = np.arange((len(ids) - 1) // context) * context
+            if (len(ids) - 1) % context:
+                self._rest = len(self._starts) * context
+            return
+        draw = np.random.default_rng([seed, epoch])
+        offset = int(draw.integers(min(context, len(ids) - context)))
+        self._starts = offset + draw.permutation((len(ids) - 1 - offset) // context) * context
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._starts) / self._batch_size) + (self._rest is not None)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        starts = self._starts[index * self._batch_size :][: self._batch_size]
+        if not len(starts):
+            assert self._rest is not None
+            return torch.from_numpy(self._ids[None, self._rest :].astype(np.int64))
+        return torch.from_numpy(np.stack([self._ids[i : i + self._context + 1] for i in starts]).astype(np.int64))
+
+
+class LanguageModelTask:
+    """The task of `Trainer`: the next piece.
+
+    Args:
+        model: with `hidden`, `embedding` and `head`, as `regard.models.llama.Llama` has them.
+        train: ids to learn from.
+        validation: ids to measure the loss on.
+        recipe: context, batches, smoothing, seed.
+    """
+
+    def __init__(self, model: Any, train: Ids, validation: Ids, recipe: LanguageModelRecipe) -> None:
+        self.model, self.recipe, self._train = model, recipe, train
+        held_out = validation[: recipe.validation_tokens]
+        self._validation = Windows(held_out, recipe.context, recipe.batch_size)
+        self.batches(0)  # refuses too little text before the first step
+
+    def batches(self, epoch: int) -> Windows:
+        """The windows of an epoch, by (seed, epoch) alone."""
+        recipe = self.recipe
+        return Windows(self._train, recipe.context, recipe.batch_size, seed=recipe.seed, epoch=epoch)
+
+    def step(self, batch: Tensor) -> Tensor:
+        """Mean cross-entropy a piece, with label smoothing if the recipe has it."""
+        return self._loss(batch, self.recipe.label_smoothing)
+
+    def tokens(self, batch: Tensor) -> int:
+        """Pieces that are guessed, N."""
+        return batch[:, 1:].numel()
+
+    def validate(self) -> Mapping[str, float]:
+        """Cross-entropy a piece of the validation text, in nats, and its exponential."""
+        total = sum(self._loss(batch, 0.0).item() * self.tokens(batch) for batch in self._validation)
+        loss = total / sum(self.tokens(batch) for batch in self._validation)
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
+    def _loss(self, batch: Tensor, smoothing: float) -> Tensor:
+        hidden = self.model.hidden(batch[:, :-1]).flatten(0, 1)  # (N, d)
+        head = self.model.head
+        weight = self.model.embedding.weight if head is None else head.weight  # (V, d)
+        return linear_cross_entropy(hidden, weight, batch[:, 1:].flatten(), smoothing=smoothing)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Files to learn from and files or parts of them to validate on."""
+
+    files: list[TextFile]
+    held_out: list[TextFile]
+    fraction: float
+
+    @cached_property
+    def sections(self) -> tuple[list[Section], list[Section]]:
+        """What is learnt from, and what is validated on."""
+        if self.held_out:
+            whole = [[Section(f.path, 0, f.size) for f in files] for files in (self.files, self.held_out)]
+            return whole[0], whole[1]
+        parts = [split(file, self.fraction) for file in self.files]
+        return [first for first, _ in parts], [second for _, second in parts]
+
+    def fingerprints(self) -> dict[str, str]:
+        """What tells these texts from others."""
+        named = {"training": self.files, "validation": self.held_out}
+        return {
+            name: ", ".join(f"{f.size:,} bytes SHA-256 {f.digest[:16]}" for f in files) or "part of training"
+            for name, files in named.items()
+        }
+
+
+def train_language_model(
+    files: Sequence[Path], recipe: LanguageModelRecipe, run: Run, *, validation: Sequence[Path] = ()
+) -> Trained:
+    """Train a language model on text files, from the files to the model in run.out/model.
+
+    Args:
+        files: UTF-8, each a text. Empty ones and those of another encoding are left out and counted.
+        recipe: everything about the model and how it learns.
+        run: where, and with what.
+        validation: texts to measure the loss on; a part at the end of each file unless given.
+
+    Raises:
+        TrainingError: if there is no text, the recipe cannot be, or the directory holds another run; see also
+            `Trainer.run`.
+        ModelError: if the model to be fine-tuned cannot be read, or continues no texts.
+    """
+    if not 0 < recipe.validation_fraction < 1:
+        raise TrainingError(
+            f"validation_fraction is {recipe.validation_fraction}; it may be more than 0 and less than 1"
+        )
+    found, left_out = survey(files)
+    held_out: list[TextFile] = []
+    if validation:
+        held_out, more = survey(validation)
+        left_out |= more
+    texts = _Texts(found, held_out, recipe.validation_fraction)
+    run.out.mkdir(parents=True, exist_ok=True)
+    agree(run.out / "recipe.json", recipe, texts.fingerprints(), resume=run.resume, free=recipe.may_change())
+    torch.manual_seed(recipe.seed)
+    checkpoint, tokenizer = _model(texts, recipe, run.out)
+    set_dropout(checkpoint.model, recipe.dropout)
+    ids = _ids(texts, tokenizer, run.out / "data")
+    task = LanguageModelTask(checkpoint.model, *ids, recipe)
+    outcome, scores = learn(checkpoint, task, recipe, run)
+    place = checkpoint.save(run.out / "model", dtype=torch.float32)  # as it was measured
+    write_card(place, "language-model", checkpoint, recipe, outcome, scores)
+    return Trained(
+        checkpoint.model, place, outcome, scores, [f"{path} is left out: {reason}" for path, reason in left_out.items()]
+    )
+
+
+def _model(texts: _Texts, recipe: LanguageModelRecipe, out: Path) -> tuple[Checkpoint, Tokenizer]:
+    """The model before it learns, and its tokenizer."""
+    if recipe.model is not None:
+        found = load(recipe.model)
+        if not isinstance(found, Checkpoint) or found.head != "generate":
+            raise TrainingError(f"model is {recipe.model}, for {found.task}; it may be one that continues texts")
+        config: Any = found.model.config
+        most = config.max_positions
+        if recipe.context > most:
+            raise TrainingError(f"context is {recipe.context}; this model takes at most {most}")
+        return found, found.tokenizer
+    files = learnt_files(out / "tokenizer", lambda: _learn(texts, recipe))
+    tokenizer = Tokenizer.from_directory(out / "tokenizer")
+    extra = {"eos_token_id": tokenizer.eos, "bos_token_id": None}
+    return new_checkpoint("llama", recipe.llama(tokenizer.vocab_size), extra=extra, files=files), tokenizer
+
+
+def _ids(texts: _Texts, tokenizer: Tokenizer, directory: Path) -> tuple[Ids, Ids]:
+    """The ids to learn from and those to validate on, made and written where they are not there."""
+    directory.mkdir(exist_ok=True)
+    found: list[Ids] = []
+    for name, sections in zip(("train", "validation"), texts.sections, strict=True):
+        path = directory / f"{name}.bin"
+        if not path.with_suffix(".json").is_file():
+            write_ids(path, encoded(sections, tokenizer), tokenizer.vocab_size)
+        found.append(read_ids(path))
+    return found[0], found[1]
+
+
+def _learn(texts: _Texts, recipe: LanguageModelRecipe) -> dict[str, bytes]:
+    text = (part for section in texts.sections[0] for part in chunks(section))
+    return learn_characters(text) if recipe.tokens == "characters" else learn_byte_pairs(text, recipe.vocab_size)

@@ -1,0 +1,92 @@
+"""`regard train` as a user runs it: from files to a model, and what is wrong in one line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from regard.cli import main
+
+SMALL = ["d_model=16", "layers=1", "heads=2", "feed_forward=24", "batch_size=4", "validate_every=2", "watch_every=0"]
+SETTINGS = [word for setting in SMALL for word in ("--set", setting)]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Runs the command in this process, in a directory of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["regard", "train", *arguments])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        sys.stdout.flush()
+        out, err = capfd.readouterr()
+        return code, out, err.splitlines()
+
+    return run
+
+
+def test_language_model(run, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be\n" * 40)
+    (tmp_path / "empty.txt").write_text("")
+    base = ("language-model", "text.txt", "empty.txt", "--out", "run")
+    small = (*SETTINGS, "--set", "context=8", "--characters", "--threads", "1", "--quiet")
+    code, out, err = run(*base, *small, "--steps", "4")
+    assert code == 0 and out.startswith("run/model: 4 steps, validation loss "), err
+    assert err == ["empty.txt is left out: empty", "Use it: regard generate -m run/model"]
+    code, _, err = run(*base, *small, "--steps", "4")
+    assert (code, err) == (2, ["regard: run holds another run; resume it, or choose another directory"])
+    assert run(*base, "--resume", "--quiet")[0] == 0  # the rest is as it was
+    for arguments, words in (
+        (("--resume", "--steps", "5"), "steps is 5, but the run in run has 4"),
+        (("--set", "layer=3", "--out", "other"), "'layer=3' is no setting; it may be NAME=VALUE with one of"),
+        (("--set", "layers=two", "--out", "other"), "layers is 'two'; it may be a whole number or null"),
+        (("--size", "huge", "--out", "other"), "size is 'huge'; it may be 'tiny', 'small', 'medium', 'large'"),
+        (("--set", "clip=0", *small[:-3], "--steps", "2", "--out", "other"), "clip is 0.0; it may be more than 0"),
+        (("--model", "nowhere/at/all", "--out", "another"), "neither a directory nor the name of"),
+    ):
+        code, _, err = run(*base[:-2], *(() if "--out" in arguments else base[-2:]), *arguments)
+        assert code == 2 and len(err) == 1 and words in err[0], (arguments, err)
+    settings = [*small, "--set", "peak_learning_rate=1e30", "--set", "clip=null", "--steps", "9", "--out", "diverged"]
+    code, _, err = run("language-model", "text.txt", *settings)
+    assert code == 2 and len(err) == 1 and "so training stopped; " in err[0]
+
+
+def test_classify_text(run, tmp_path: Path) -> None:
+    rows = "".join(f"a fine film {i},good\na dull film {i},bad\n" for i in range(12))
+    (tmp_path / "films.csv").write_text("review,stars\n" + rows + ",good\n")
+    columns = ("--text", "review", "--label", "stars")
+    small = ("--set", "vocab_size=120", "--set", "max_pieces=16", *SETTINGS[:8], "--steps", "6", "--quiet")
+    code, out, err = run("classify-text", "films.csv", *columns, *small, "--out", "run")
+    assert code == 0 and "accuracy" in out and "macro_f1" in out, err
+    assert err[0].startswith("1 row is left out: the text is missing (the first: films.csv, line 26)")
+    code, _, err = run("classify-text", "films.csv", "--out", "other", *small)
+    assert (code, err) == (2, ["regard: films.csv has no column 'text'; it has review, stars"])
+
+
+def test_translate(run, tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    words = {"red": "rot", "dog": "Hund", "runs": "rennt", "old": "alt"}
+    english = [" ".join((a, b)) for a in words for b in words] * 3
+    (tmp_path / "a.en").write_text("".join(f"{line}\n" for line in english))
+    (tmp_path / "a.de").write_text("".join(" ".join(words[w] for w in line.split()) + "\n" for line in english))
+    table = "".join(f"{line}\t{' '.join(words[w] for w in line.split())}\n" for line in english)
+    (tmp_path / "a.tsv").write_text("en\tde\n" + table + "\tleer\n")
+    sizes = ["vocab_size=300", "d_model=16", "heads=2", "encoder_layers=1", "decoder_layers=1", "feed_forward=16"]
+    small = [word for setting in [*sizes, "warmup=2", "checkpoint_every=2"] for word in ("--set", setting)]
+    languages = ("--from", "en", "--to", "de", "--steps", "4", "--quiet")
+    code, out, err = run("translate", "a.en", "a.de", *languages, *small, "--out", "run")
+    assert code == 0 and "bleu" in out and err == ["Use it: regard translate -m run/model"]
+    code, out, err = run("translate", "a.tsv", *languages, *small, "--out", "other")
+    assert code == 0 and err[0] == "1 pairs are left out: a side is empty"
+    code, _, err = run("translate", "a.en", "a.de", "a.tsv", "--out", "third")
+    assert code == 2 and err == ["regard: 3 files are given; it may be two, line by line, or one table"]
+    code, _, err = run("translate", "a.en", *languages, "--out", "third")
+    assert code == 2 and "a.en is no table" in err[0]

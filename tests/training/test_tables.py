@@ -1,0 +1,70 @@
+"""Tables are read a row at a time, and what is wrong with them is counted or one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from regard.training.tables import Skipped, fingerprint, read_rows
+
+ROWS = [("plain", "a"), ('with, comma "quoted"\nand two lines', "b"), ("ärger", "a")]
+
+
+def read(path: Path, *columns: str) -> tuple[list[tuple[object, ...]], list[str]]:
+    skipped = Skipped()
+    return [row.values for row in read_rows(path, columns or ("text", "label"), skipped)], skipped.sentences()
+
+
+def test_every_kind_gives_the_same_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        '\ufeffid,text,label\n1,plain,a\n2,"with, comma ""quoted""\nand two lines",b\n\n3,ärger,a\n', encoding="utf-8"
+    )
+    assert read(tmp_path / "a.csv") == (ROWS, [])
+    objects = [{"label": label, "text": text, "more": [1]} for text, label in ROWS]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, objects)) + "\n\n")
+    assert read(tmp_path / "a.jsonl") == (ROWS, [])
+    (tmp_path / "a.TSV").write_text('text\tlabel\n"as it is\ta\n')
+    assert read(tmp_path / "a.TSV") == ([('"as it is', "a")], [])
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    pandas.DataFrame(ROWS, columns=["text", "label"]).to_parquet(tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", "label", "text") == ([(label, text) for text, label in ROWS], [])
+
+
+def test_damaged_rows_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\nfine,a\nno label\ntoo,many,fields\n")
+    reason = f"2 rows are left out: it does not have the 2 fields of the first line (the first: {path}, line 3)"
+    assert read(path) == ([("fine", "a")], [reason])
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "fine", "label": 1}\n{"text"\n[]\n{"text": "without"}\n')
+    reason = f"2 rows are left out: it is no JSON object (the first: {path}, line 2)"
+    assert read(path) == ([("fine", 1), ("without", None)], [reason])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", b"text,class\na,b\n", "no column 'label'; it has text, class"),
+        ("a.csv", b"", "no column 'text'; it has none"),
+        ("a.jsonl", b'{"text": "a"}\n', "no column 'label'; it has text"),
+        ("a.jsonl", b"", "no column 'text'; it has none"),
+        ("a.csv", b"text,label\n\xff\xfe,b\n", "is not UTF-8"),
+        ("a.parquet", b"nothing of the kind", "a.parquet is damaged"),
+        ("a.xlsx", b"", "is no table; it may be .csv, .tsv, .jsonl, .parquet"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words) as error:
+        read(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="missing.csv cannot be read: no such file"):
+        read(tmp_path / "missing.csv")
+    with pytest.raises(ValueError, match="missing.csv cannot be read: no such file"):
+        fingerprint(tmp_path / "missing.csv")
