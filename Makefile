@@ -29,7 +29,7 @@ demo: $(RUNTIME) $(NATIVE)  ## translate a sentence and show who attended to who
 	$(BIN)/regard see "$(SENTENCE)"
 
 test: lint  ## ruff, pyright, import-linter and all tests (PYTEST_ARGS=... adds arguments for pytest)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 lint: $(TEST) $(NATIVE)  ## ruff, pyright and import-linter alone
 	$(BIN)/ruff check .
