@@ -59,6 +59,15 @@ def test_language_model(run, tmp_path: Path) -> None:
     assert code == 2 and len(err) == 1 and "so training stopped; " in err[0]
 
 
+def test_masked_language_model(run, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be, that is the question\n" * 40)
+    small = (*SETTINGS, "--set", "context=12", "--set", "vocab_size=100", "--quiet", "--steps", "4", "--out", "run")
+    code, out, err = run("masked-language-model", "text.txt", *small)
+    assert code == 0 and "accuracy" in out and err == ["Use it: regard fill -m run/model"]
+    code, _, err = run("masked-language-model", "text.txt", *small, "--resume", "--set", "masked=2")
+    assert (code, err) == (2, ["regard: masked is 2.0; it may be more than 0 and less than 1"])
+
+
 def test_classify_text(run, tmp_path: Path) -> None:
     rows = "".join(f"a fine film {i},good\na dull film {i},bad\n" for i in range(12))
     (tmp_path / "films.csv").write_text("review,stars\n" + rows + ",good\n")

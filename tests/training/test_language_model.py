@@ -13,7 +13,8 @@ from regard.inputs.tokenizer import Tokenizer
 from regard.models import Checkpoint, load
 from regard.pipelines import pipeline
 from regard.training.run import Run
-from regard.training.tasks.language_model import LanguageModelRecipe, Windows, train_language_model
+from regard.training.tasks.language_model import LanguageModelRecipe, train_language_model
+from regard.training.tasks.texts import Windows
 from regard.training.tokens import Section, chunks, split, survey
 from tests.training.lines import killed_at_random
 

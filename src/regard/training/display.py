@@ -10,12 +10,12 @@ Show = Callable[[Mapping[str, float], Progress], None]
 
 
 @contextmanager
-def display(steps: int, step: int, *, shown: bool = True) -> Generator[Show]:
+def display(steps: int, start: Progress, *, shown: bool = True) -> Generator[Show]:
     """A bar on stderr with loss, rate and time left, and a line a validation.
 
     Args:
         steps: of the whole run.
-        step: where it stands now.
+        start: where it stands now.
         shown: if not, nothing is shown.
 
     Yields:
@@ -36,8 +36,8 @@ def display(steps: int, step: int, *, shown: bool = True) -> Generator[Show]:
         TimeRemainingColumn(),
     ]
     with Bar(*columns, console=Console(stderr=True, highlight=False)) as bar:
-        task = bar.add_task("", total=steps, completed=step, loss=math.nan, rate=0.0)
-        smooth, before = math.nan, {}
+        task = bar.add_task("", total=steps, completed=start.step, loss=math.nan, rate=0.0)
+        smooth, before = math.nan, start.scores
 
         def show(record: Mapping[str, float], progress: Progress) -> None:
             nonlocal smooth, before

@@ -136,7 +136,7 @@ class Trainer(Generic[BatchT]):
             Gradients(self.model, self.task, shards=config.shards, workers=config.workers) as gradients,
             _stop_signals() as stop,
             Records(self.out, self.progress.step, tensorboard=config.tensorboard) as records,
-            display(config.steps, self.progress.step, shown=config.progress) as show,
+            display(config.steps, self.progress, shown=config.progress) as show,
         ):
             clock = time.perf_counter() - self.progress.wall_seconds
             cpu = time.process_time() - self.progress.cpu_seconds

@@ -74,6 +74,39 @@ def language_model(
     _finish(lambda: train_language_model(files, recipe, run, validation=validation or []), "generate -m")
 
 
+@train.command("masked-language-model")
+def masked_language_model(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Text files, UTF-8.")],
+    out: Out,
+    model: Start = None,
+    size: Size = None,
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="A text to validate on; else a tenth at the end of every file.")
+    ] = None,
+    steps: Steps = None,
+    settings: Settings = None,
+    resume: Resume = False,
+    threads: Threads = None,
+    tensorboard: Board = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn to fill gaps in texts: a new BERT with word pieces, or a model that is fine-tuned on other texts.
+
+    What it learns of a language serves `regard train classify-text --model` where there are few labelled texts.
+
+    Examples:
+
+    - `regard train masked-language-model letters/*.txt --size small --steps 20000 --out runs/letters`
+    - `regard train masked-language-model reports.txt --model bert-base-uncased/ --out runs/reports`
+    - `regard fill -m runs/letters/model "Yours [MASK],"`
+    """
+    from regard.training.tasks.masked_language_model import MaskedLanguageModelRecipe, train_masked_language_model
+
+    recipe = _recipe(MaskedLanguageModelRecipe, out, _given(model=model, size=size, steps=steps), settings, resume)
+    run = _run(out, resume, threads, tensorboard, quiet)
+    _finish(lambda: train_masked_language_model(files, recipe, run, validation=validation or []), "fill -m")
+
+
 @train.command("classify-text")
 def classify_text(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="A .csv, .tsv, .jsonl or .parquet file.")],

@@ -6,11 +6,9 @@ B | windows in a batch    T | context, pieces a window    N = B · T    d | widt
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +22,8 @@ from regard.training.errors import TrainingError
 from regard.training.loss import linear_cross_entropy
 from regard.training.run import Recipe, Run, Trained, agree, learn, learnt_files
 from regard.training.tasks.cards import write_card
-from regard.training.tokens import Ids, Section, TextFile, chunks, encoded, read_ids, split, survey, write_ids
+from regard.training.tasks.texts import Texts, Windows, ids_of, read_texts
+from regard.training.tokens import Ids, chunks
 
 Size = Literal["tiny", "small", "medium", "large"]
 SIZES: Mapping[str, Mapping[str, int]] = {
@@ -76,57 +75,6 @@ class LanguageModelRecipe(Recipe):
         )
 
 
-class Windows(Sequence[Tensor]):
-    """Batches of windows of ids, (B, T + 1) each: a window's last id is the first of the next.
-
-    Args:
-        ids: one after another.
-        context: T.
-        batch_size: B; the last batch may have fewer.
-        seed: with an epoch, of the place where the first window begins and of their order; None begins at the first id,
-            keeps them in order and ends with what is left over, as a window of its own.
-        epoch: see seed.
-
-    Raises:
-        TrainingError: if there are too few ids for a window.
-    """
-
-    def __init__(self, ids: Ids, context: int, batch_size: int, *, seed: int | None = None, epoch: int = 0) -> None:
-        if len(ids) < 2 or (seed is not None and len(ids) <= context):
-            least = 2 if seed is None else context + 1
-            raise TrainingError(
-                f"there are {len(ids):,} pieces of text; a context of {context} needs {least:,} or more"
-            )
-        self._ids, self._context, self._batch_size = ids, context, batch_size
-        self._rest: int | None = None
-        if seed is None:
-            self._starts = np.arange((len(ids) - 1) // context) * context
-            if (len(ids) - 1) % context:
-                self._rest = len(self._starts) * context
-            return
-        draw = np.random.default_rng([seed, epoch])
-        offset = int(draw.integers(min(context, len(ids) - context)))
-        self._starts = offset + draw.permutation((len(ids) - 1 - offset) // context) * context
-
-    def __len__(self) -> int:
-        return math.ceil(len(self._starts) / self._batch_size) + (self._rest is not None)
-
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Tensor]: ...
-    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(f"batch {index} of {len(self)}")
-        starts = self._starts[index * self._batch_size :][: self._batch_size]
-        if not len(starts):
-            assert self._rest is not None
-            return torch.from_numpy(self._ids[None, self._rest :].astype(np.int64))
-        return torch.from_numpy(np.stack([self._ids[i : i + self._context + 1] for i in starts]).astype(np.int64))
-
-
 class LanguageModelTask:
     """The task of `Trainer`: the next piece.
 
@@ -169,32 +117,6 @@ class LanguageModelTask:
         return linear_cross_entropy(hidden, weight, batch[:, 1:].flatten(), smoothing=smoothing)
 
 
-@dataclass(frozen=True)
-class _Texts:
-    """Files to learn from and files or parts of them to validate on."""
-
-    files: list[TextFile]
-    held_out: list[TextFile]
-    fraction: float
-
-    @cached_property
-    def sections(self) -> tuple[list[Section], list[Section]]:
-        """What is learnt from, and what is validated on."""
-        if self.held_out:
-            whole = [[Section(f.path, 0, f.size) for f in files] for files in (self.files, self.held_out)]
-            return whole[0], whole[1]
-        parts = [split(file, self.fraction) for file in self.files]
-        return [first for first, _ in parts], [second for _, second in parts]
-
-    def fingerprints(self) -> dict[str, str]:
-        """What tells these texts from others."""
-        named = {"training": self.files, "validation": self.held_out}
-        return {
-            name: ", ".join(f"{f.size:,} bytes SHA-256 {f.digest[:16]}" for f in files) or "part of training"
-            for name, files in named.items()
-        }
-
-
 def train_language_model(
     files: Sequence[Path], recipe: LanguageModelRecipe, run: Run, *, validation: Sequence[Path] = ()
 ) -> Trained:
@@ -211,32 +133,21 @@ def train_language_model(
             `Trainer.run`.
         ModelError: if the model to be fine-tuned cannot be read, or continues no texts.
     """
-    if not 0 < recipe.validation_fraction < 1:
-        raise TrainingError(
-            f"validation_fraction is {recipe.validation_fraction}; it may be more than 0 and less than 1"
-        )
-    found, left_out = survey(files)
-    held_out: list[TextFile] = []
-    if validation:
-        held_out, more = survey(validation)
-        left_out |= more
-    texts = _Texts(found, held_out, recipe.validation_fraction)
+    texts, left_out = read_texts(files, validation, recipe.validation_fraction)
     run.out.mkdir(parents=True, exist_ok=True)
     agree(run.out / "recipe.json", recipe, texts.fingerprints(), resume=run.resume, free=recipe.may_change())
     torch.manual_seed(recipe.seed)
     checkpoint, tokenizer = _model(texts, recipe, run.out)
     set_dropout(checkpoint.model, recipe.dropout)
-    ids = _ids(texts, tokenizer, run.out / "data")
+    ids = ids_of(texts, tokenizer, run.out / "data")
     task = LanguageModelTask(checkpoint.model, *ids, recipe)
     outcome, scores = learn(checkpoint, task, recipe, run)
     place = checkpoint.save(run.out / "model", dtype=torch.float32)  # as it was measured
     write_card(place, "language-model", checkpoint, recipe, outcome, scores)
-    return Trained(
-        checkpoint.model, place, outcome, scores, [f"{path} is left out: {reason}" for path, reason in left_out.items()]
-    )
+    return Trained(checkpoint.model, place, outcome, scores, left_out)
 
 
-def _model(texts: _Texts, recipe: LanguageModelRecipe, out: Path) -> tuple[Checkpoint, Tokenizer]:
+def _model(texts: Texts, recipe: LanguageModelRecipe, out: Path) -> tuple[Checkpoint, Tokenizer]:
     """The model before it learns, and its tokenizer."""
     if recipe.model is not None:
         found = load(recipe.model)
@@ -253,18 +164,6 @@ def _model(texts: _Texts, recipe: LanguageModelRecipe, out: Path) -> tuple[Check
     return new_checkpoint("llama", recipe.llama(tokenizer.vocab_size), extra=extra, files=files), tokenizer
 
 
-def _ids(texts: _Texts, tokenizer: Tokenizer, directory: Path) -> tuple[Ids, Ids]:
-    """The ids to learn from and those to validate on, made and written where they are not there."""
-    directory.mkdir(exist_ok=True)
-    found: list[Ids] = []
-    for name, sections in zip(("train", "validation"), texts.sections, strict=True):
-        path = directory / f"{name}.bin"
-        if not path.with_suffix(".json").is_file():
-            write_ids(path, encoded(sections, tokenizer), tokenizer.vocab_size)
-        found.append(read_ids(path))
-    return found[0], found[1]
-
-
-def _learn(texts: _Texts, recipe: LanguageModelRecipe) -> dict[str, bytes]:
+def _learn(texts: Texts, recipe: LanguageModelRecipe) -> dict[str, bytes]:
     text = (part for section in texts.sections[0] for part in chunks(section))
     return learn_characters(text) if recipe.tokens == "characters" else learn_byte_pairs(text, recipe.vocab_size)
