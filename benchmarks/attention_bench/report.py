@@ -1,7 +1,6 @@
 """The tables and the JSON."""
 
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from attention_bench.goals import GOALS, Outcome, outcome
 from attention_bench.shapes import DECODE, PREFILL
 from attention_bench.speed import RATIOS, Result
 from attention_bench.timing import Times
+from regard.files import write_atomically
 
 NOTHING = "–"
 
@@ -175,9 +175,4 @@ def goals_to_json(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
 def write_json(path: Path, record: dict[str, object]) -> None:
     """Writes a file that is there whole or not at all; an infinite figure becomes the text "Infinity"."""
     finite = json.loads(json.dumps(record), parse_constant=str)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(finite, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(path, (json.dumps(finite, indent=1, ensure_ascii=False) + "\n").encode())
