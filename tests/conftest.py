@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reached for the network would not be repeatable
@@ -11,6 +13,10 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from tests.command_line import run  # noqa: F401  (a fixture)
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and so every command that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
