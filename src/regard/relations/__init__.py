@@ -3,6 +3,27 @@
 from regard.relations.capture import observe
 from regard.relations.heads import HEAD_ROLES, HeadRole
 from regard.relations.relations import Edge, Relations, Sequence, Site
-from regard.relations.relevance import Alignment, align
+from regard.relations.relevance import (
+    Alignment,
+    Relevance,
+    align,
+    rollout,
+    summed_value_norm_weights,
+    value_norm_weights,
+)
 
-__all__ = ["HEAD_ROLES", "Alignment", "Edge", "HeadRole", "Relations", "Sequence", "Site", "align", "observe"]
+__all__ = [
+    "HEAD_ROLES",
+    "Alignment",
+    "Edge",
+    "HeadRole",
+    "Relations",
+    "Relevance",
+    "Sequence",
+    "Site",
+    "align",
+    "observe",
+    "rollout",
+    "summed_value_norm_weights",
+    "value_norm_weights",
+]
