@@ -1,20 +1,18 @@
-"""Rollout and value norms equal their textbook matrix forms, on this library's models and on others'."""
+"""Rollout equals the paper's product of matrices, on this library's models and on others'."""
 
 from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import regard
 from regard.attention import Causal, Padding, Watch, attend_observed
 from regard.elements import Element
-from regard.relations import Relations, Sequence, Site, rollout, summed_value_norm_weights, value_norm_weights
-from regard.transformer import Block, Decoder, Encoder, FeedForward, MultiHeadAttention
-from tests.relations.foreign import KINDS, SMALL, field_of, of
-
-close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
-D_MODEL, HEADS, L = 16, 4, 7
+from regard.relations import Relations, Sequence, Site, rollout
+from regard.transformer import Decoder, Encoder, MultiHeadAttention
+from tests.relations.foreign import KINDS, field_of
+from tests.relations.relevance.stacks import D_MODEL, HEADS, L, close, inputs_of_attention, own
 
 
 def matrix_rollout(layers: list[Tensor], residual: float = 0.5) -> Tensor:
@@ -26,36 +24,11 @@ def matrix_rollout(layers: list[Tensor], residual: float = 0.5) -> Tensor:
     return product
 
 
-def block(d: int = D_MODEL, **settings: object) -> Block:
-    made = Block(MultiHeadAttention(d, HEADS, **settings), FeedForward(d, 2 * d), norm=partial(nn.LayerNorm, d))
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.5)
-    return made
-
-
-def own(kind: type[Encoder] | type[Decoder], **settings: object) -> Encoder | Decoder:
-    torch.manual_seed(0)
-    return kind([block(**settings) for _ in range(3)]).eval()
-
-
 def softmax_weights(attention: MultiHeadAttention, x: Tensor, allowed: Tensor) -> Tensor:
     """(H, L, L) from the projections themselves."""
     q, k, _ = attention.qkv(x).split([D_MODEL, D_MODEL, D_MODEL], -1)
     q, k = (t.unflatten(-1, (HEADS, -1)).transpose(0, 1) for t in (q, k))
     return (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~allowed, -torch.inf).softmax(-1)
-
-
-def inputs_of_attention(model: nn.Module, run: partial[Tensor]) -> list[Tensor]:
-    """What enters each attention of this library, (B, L, d)."""
-    found: list[Tensor] = []
-    modules = [m for m in model.modules() if isinstance(m, MultiHeadAttention)]
-    handles = [m.register_forward_pre_hook(lambda _, args: found.append(args[0])) for m in modules]
-    with torch.no_grad():
-        run()
-    for handle in handles:
-        handle.remove()
-    return found
 
 
 @pytest.mark.parametrize("residual", [0.5, 0.0, 0.9])
@@ -184,58 +157,3 @@ def test_rollout_refuses_a_pass_that_continues_a_cache_and_two_stacks_at_once():
         model(**bart.inputs)
     with pytest.raises(ValueError, match="must be the path of one stack of layers"):
         rollout(relations)
-
-
-def test_value_norms_of_bert_are_those_of_transformed_vectors():
-    model = of("BertModel", "BertConfig", **SMALL, vocab_size=50)("eager")
-    inputs = KINDS["bert"].inputs
-    with torch.no_grad(), regard.observe(model) as relations:
-        output = model(**inputs, output_attentions=True, output_hidden_states=True)
-    for number, layer in enumerate(model.encoder.layer):
-        path, dense = f"encoder.layer.{number}.attention.self", layer.attention.output.dense
-        for item in range(2):
-            weights, x = output.attentions[number][item], output.hidden_states[number][item]
-            added = torch.zeros(HEADS, 8, 8, 16)  # α f(x), head by head
-            for head in range(HEADS):
-                at = slice(4 * head, 4 * head + 4)
-                value = x @ layer.attention.self.value.weight[at].T + layer.attention.self.value.bias[at]
-                added[head] = weights[head, :, :, None] * (value @ dense.weight[:, at].T)
-            rows, given = torch.tensor([0, 2, 4]), {"output_weight": dense.weight, "item": item}
-            found = value_norm_weights(relations, path, rows=rows, **given)
-            close(found, added.detach().norm(dim=-1)[:, rows])
-            summed = summed_value_norm_weights(relations, path, rows=rows, **given)
-            close(summed, added.detach().sum(0).norm(dim=-1)[rows])
-            assert not found.requires_grad and not summed.requires_grad
-
-
-def test_value_norms_of_a_causal_decoder_with_shared_key_heads():
-    torch.manual_seed(2)
-    model = Decoder([block(kv_heads=2)]).eval()
-    x, attention = torch.randn(1, L, D_MODEL), model.blocks[0].attention
-    run = partial(model, x, mask=Causal())
-    for heads in (None, [3, 1]):
-        with torch.no_grad(), regard.observe(model, heads=heads) as relations:
-            run()
-        path, numbers = relations.sites[0].path, relations.sites[0].head_numbers or range(HEADS)
-        (given,) = inputs_of_attention(model, run)
-        value = attention.qkv(given[0])[:, -8:].detach()  # two key heads of 4
-        values = torch.stack([value[:, 4 * (h // 2) : 4 * (h // 2) + 4] for h in numbers])
-        parts = torch.stack([attention.out.weight.detach()[:, 4 * h : 4 * h + 4].T for h in numbers])
-        weights = relations.weights(path)
-        plain = value_norm_weights(relations, path, rows=range(L))
-        close(plain, weights * values.norm(dim=-1)[:, None])
-        added = weights[..., None] * (values @ parts)[:, None]
-        projected = {"rows": range(L), "output_weight": attention.out.weight}
-        close(value_norm_weights(relations, path, **projected), added.norm(dim=-1))
-        close(summed_value_norm_weights(relations, path, **projected), added.sum(0).norm(dim=-1))
-        assert float(plain.triu(1).abs().sum()) == 0
-
-
-@pytest.mark.parametrize("heads", [None, [3]])
-def test_an_output_weight_that_does_not_fit(heads: list[int] | None):
-    model = own(Encoder)
-    with torch.no_grad(), regard.observe(model, heads=heads) as relations:
-        model(torch.randn(1, L, D_MODEL))
-    for weight in (torch.ones(16, 12), torch.ones(16, 17), torch.ones(16)):
-        with pytest.raises(ValueError, match="output_weight has shape"):
-            value_norm_weights(relations, "blocks.0.attention", rows=range(1), output_weight=weight)
