@@ -148,3 +148,11 @@ def test_what_cannot_be_observed():
 
 def _sequence(name: str, length: int) -> Sequence:
     return Sequence(name, name, tuple(Element(i, str(i)) for i in range(length)))
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_call_observed_in_some_heads_is_one_step(gradients: bool):
+    layer = MultiHeadAttention(16, 4)
+    with torch.set_grad_enabled(gradients), regard.observe(layer, heads=[1, 3]) as relations:
+        layer(torch.randn(1, 7, 16))
+    assert [seen.logsumexp.shape for seen in relations.observations[""]] == [(1, 2, 7)]

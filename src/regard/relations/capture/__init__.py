@@ -25,7 +25,7 @@ from regard.relations.capture.function_mode import SdpaNet
 from regard.relations.capture.fused_paths import in_the_open, uncompiled
 from regard.relations.capture.interface import looked_up
 from regard.relations.capture.open_softmax import OpenNet
-from regard.relations.capture.seeing import Call, Choice, Seer
+from regard.relations.capture.seeing import Call, Choice, Seer, ours
 from regard.relations.relations import Relations, Sequence
 
 
@@ -98,7 +98,8 @@ def _own_calls(seer: Seer) -> Generator[None]:
 
     def observer(request: Request, backend: str) -> Tensor:
         def original() -> Tensor:
-            return choose(request, backend).attend(request)
+            with ours():  # a backend may call what another net catches
+                return choose(request, backend).attend(request)
 
         return seer.see(Call(request, original, backend=backend))
 
