@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from regard.elements import Band, Box, Element, Seconds, Tubelet, span_data
+from regard.elements import Band, Box, Element, Seconds, Tubelet, span_data, span_of
 from regard.relations import Sequence
 
 BOX = Box(1.5, 2, 30, 40.25)
@@ -28,6 +28,17 @@ def test_every_span_is_json(span: object, data: object):
     sequence = Sequence("input", "Input", (Element(0, "it", "any", span),))
     [element] = json.loads(json.dumps(sequence.to_dict()))["elements"]
     assert element == {"index": 0, "label": "it", "modality": "any", "span": data}
+
+
+@pytest.mark.parametrize("span", [span for span, _ in SPANS])
+def test_a_span_is_read_back_from_its_json(span: object):
+    assert span_of(json.loads(json.dumps(span_data(span)))) == span
+
+
+@pytest.mark.parametrize("data", [3, [1, 2, 3], {"circle": [1]}, "ab"])
+def test_what_is_no_span_is_an_error(data: object):
+    with pytest.raises(ValueError, match="span is"):
+        span_of(data)
 
 
 def test_elements_are_values():

@@ -76,3 +76,26 @@ def span_data(span: Span | None) -> Any:
             return None
         case characters:
             return [*characters]
+
+
+def span_of(data: Any) -> Span | None:
+    """The span that `span_data` made this of.
+
+    Raises:
+        ValueError: it made it of none.
+    """
+    match data:
+        case None:
+            return None
+        case [first, stop]:
+            return first, stop
+        case {"frames": frames, "seconds": seconds, "box": box}:
+            return Tubelet(tuple(frames), Seconds(*seconds), Box(*box))
+        case {"seconds": seconds, "mel": [first, stop]}:
+            return Band(Seconds(*seconds), (first, stop))
+        case {"seconds": seconds}:
+            return Seconds(*seconds)
+        case {"box": box}:
+            return Box(*box)
+        case _:
+            raise ValueError(f"span is {data!r}; it may be None, [first, stop], or an object of a box or of seconds")

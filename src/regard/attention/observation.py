@@ -186,7 +186,9 @@ class Observation:
 
     def _request(self, question: str) -> Request:
         if self.kept is None:
-            raise ValueError(f"{question} needs queries and keys, and this call was observed with keep=False")
+            raise ValueError(
+                f"{question} needs queries and keys: this call has none (observed with keep=False, or loaded)"
+            )
         return self.kept
 
     @staticmethod

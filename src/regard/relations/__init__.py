@@ -2,7 +2,7 @@
 
 from regard.relations.capture import observe
 from regard.relations.heads import HEAD_ROLES, HeadRole
-from regard.relations.relations import Edge, Relations, Sequence, Site
+from regard.relations.relations import Relations
 from regard.relations.relevance import (
     Alignment,
     Relevance,
@@ -14,6 +14,7 @@ from regard.relations.relevance import (
     summed_value_norm_weights,
     value_norm_weights,
 )
+from regard.relations.sites import Edge, Sequence, Sink, Site
 
 __all__ = [
     "HEAD_ROLES",
@@ -23,6 +24,7 @@ __all__ = [
     "Relations",
     "Relevance",
     "Sequence",
+    "Sink",
     "Site",
     "align",
     "attention_outputs",

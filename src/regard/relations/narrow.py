@@ -28,10 +28,12 @@ def visible(seen: Observation, item: int, rows: range) -> Tensor:
     """Which keys each row of a batch entry may see, (H|1, r|1, Lk|1) boolean.
 
     Raises:
-        ValueError: the call was observed with keep=False.
+        ValueError: the call was observed with keep=False, or loaded.
     """
     if seen.kept is None:
-        raise ValueError("what a row may see is known from its call, and this one was observed with keep=False")
+        raise ValueError(
+            "what a row may see needs queries and keys: this call has none (observed with keep=False, or loaded)"
+        )
     request = narrowed_request(seen.kept, item, None)
     numbers, keys = request.frame.rows(rows), range(request.Lk)
     may = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=request.query.device)

@@ -6,102 +6,26 @@ H | heads of a site    Lq, Lk | its query rows and keys    item | batch entry   
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from regard.attention import Observation
-from regard.elements import Element, span_data
+from regard.relations import saved
 from regard.relations.heads import HEAD_ROLES, Block, HeadRole, Labels, roles_of
 from regard.relations.narrow import narrowed, visible
+from regard.relations.sites import Edge, Sequence, Sink, Site
 
 if TYPE_CHECKING:
     import pandas
+    import pyarrow
 
 FORMAT_VERSION = 1
 _ROWS = 256  # rows of exact weights held at once
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """A sequence that attention runs over, and what its positions stand for.
-
-    Args:
-        name: how sites refer to it, such as "source".
-        title: what a person calls it, such as "English".
-        elements: what each position stands for.
-        text: the whole text where the elements are pieces of one.
-        words: the words of the text, as elements with spans; empty where there are none.
-        word_of: for each element the word that it is a piece of, -1 for none; empty where there are no words.
-        writes: for a decoder, what each position writes, having read its element.
-        modality: text, image, audio or video.
-    """
-
-    name: str
-    title: str
-    elements: tuple[Element, ...]
-    text: str | None = None
-    words: tuple[Element, ...] = ()
-    word_of: tuple[int, ...] = ()
-    writes: tuple[str, ...] = ()
-    modality: str = "text"
-
-    def to_dict(self) -> dict[str, Any]:
-        """As data: title, modality, text, elements, and what is written where something is."""
-        elements = [
-            {"index": e.index, "label": e.label, "modality": e.modality, "span": span_data(e.span)}
-            for e in self.elements
-        ]
-        data = {"title": self.title, "modality": self.modality, "text": self.text, "elements": elements}
-        return data | ({"writes": [*self.writes]} if self.writes else {})
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where in a model attention happens."""
-
-    path: str  # of the module
-    kind: Literal["self", "cross"]
-    layer: int
-    heads: int  # how many were observed
-    query: str  # name of the sequence of the rows
-    key: str  # name of the sequence of the keys
-    head_numbers: tuple[int, ...] = ()  # the model's numbers of the heads observed, where these are not all
-
-    @property
-    def part(self) -> str:
-        """The part of the model, such as "encoder": the path before its first number."""
-        return self.path.split(".")[0]
-
-    def head_number(self, index: int) -> int:
-        """The model's number of an observed head."""
-        return self.head_numbers[index] if self.head_numbers else index
-
-    def head_index(self, number: int) -> int:
-        """Where a head stands among those observed.
-
-        Raises:
-            KeyError: it was not observed.
-        """
-        if self.head_numbers and number not in self.head_numbers:
-            raise KeyError(f"head {number} of {self.path!r} was not observed; there is {[*self.head_numbers]}")
-        return self.head_numbers.index(number) if self.head_numbers else number
-
-
-@dataclass(frozen=True)
-class Edge:
-    """One element attended to another."""
-
-    item: int
-    step: int
-    site: str
-    head: int
-    query: int
-    key: int
-    weight: float
 
 
 @dataclass
@@ -187,20 +111,136 @@ class Relations:
         seen = narrowed(self.observation(path, step), item, chosen)
         return seen.weights(range(Lq) if rows is None else rows)[0, ..., :Lk]
 
+    def top(self, path: str, *, heads: list[int] | None = None, item: int = 0, step: int = -1) -> tuple[Tensor, Tensor]:
+        """The keys with the largest weights of every row, and these weights: (heads, Lq, k) each.
+
+        Keys are int32, largest weight first, equal ones by lowest key; -1, of weight 0, where a row may see fewer.
+
+        Args:
+            path: of the site.
+            heads: which heads, by the model's numbers; None is all that were observed.
+            item: which batch entry.
+            step: which forward pass.
+
+        Raises:
+            KeyError: no such site, or no such head was observed.
+            ValueError: observed with Watch(top=0).
+        """
+        chosen = (path, heads, item, step)
+        return self._statistic("top_keys", "top=8", *chosen), self._statistic("top_weights", "top=8", *chosen)
+
+    def received(self, path: str, *, heads: list[int] | None = None, item: int = 0, step: int = -1) -> Tensor:
+        """The weight that each key received from all rows together: (heads, Lk).
+
+        Rows that are padding count where the model computes them. Arguments and errors are those of `top`; it needs
+        Watch(received=True).
+        """
+        return self._statistic("received", "received=True", path, heads, item, step)
+
+    def entropy(self, path: str, *, heads: list[int] | None = None, item: int = 0, step: int = -1) -> Tensor:
+        """How spread each row is: the entropy of its weights, in nats, (heads, Lq); a row that may see nothing has 0.
+
+        Arguments and errors are those of `top`; it needs Watch(entropy=True).
+        """
+        return self._statistic("entropy", "entropy=True", path, heads, item, step)
+
+    def distance(self, path: str, *, heads: list[int] | None = None, item: int = 0, step: int = -1) -> Tensor:
+        """How far each row looks: the mean of |i - j| in elements, (heads, Lq); NaN for a row that may see nothing.
+
+        Arguments and errors are those of `top`; it needs Watch(position=True).
+        """
+        return self._statistic("mean_distance", "position=True", path, heads, item, step)
+
+    def sinks(self, *, share: float = 0.3, item: int = 0, step: int = -1) -> list[Sink]:
+        """Keys that draw at least this share of all the weight of a head (attention sinks, arXiv 2309.17453).
+
+        The share of a key is the mean of its weight over the rows that may see anything, as `received` counts them.
+        A learned sink, whose weight goes nowhere, is listed with key None.
+
+        Args:
+            share: the least that counts, above 0 and at most 1; 0.3 is the threshold of arXiv 2410.10781.
+            item: which batch entry.
+            step: which forward pass.
+
+        Returns:
+            By site and head, the largest share first.
+
+        Raises:
+            ValueError: a share that is none, or observed with Watch(received=False).
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"share is {share}; it must be above 0 and at most 1")
+        found: list[Sink] = []
+        for site in self.sites:
+            self._statistic("received", "received=True", site.path, None, item, step)
+            seen, (Lq, Lk) = self.observation(site.path, step), self.lengths(site, item, step)
+            assert seen.received is not None
+            drawn = seen.received[item]  # (H, Lk)
+            learned = (
+                drawn.new_zeros(len(drawn)) if seen.sink_weight is None else seen.sink_weight[item, :, :Lq].sum(-1)
+            )
+            drawn = torch.cat([drawn, learned[:, None]], -1)
+            shares = drawn / drawn.sum(-1, keepdim=True).clamp(min=torch.finfo(drawn.dtype).tiny)
+            shares = torch.cat([shares[:, :Lk], shares[:, -1:]], -1)  # (H, Lk + 1), the learned one last
+            for head, row in enumerate(shares):
+                keys = (row >= share).nonzero()[:, 0].tolist()
+                for key in sorted(keys, key=lambda key: -float(row[key])):
+                    at = None if key == Lk else key
+                    found.append(Sink(site.path, site.head_number(head), at, float(row[key])))
+        return found
+
+    def _statistic(self, name: str, asks: str, path: str, heads: list[int] | None, item: int, step: int) -> Tensor:
+        """One field of what a site saw in one item, of the elements alone; `asks` is the Watch that keeps it."""
+        site = self.site(path)
+        statistic: Tensor | None = getattr(self.observation(path, step), name)
+        if statistic is None:
+            raise ValueError(f"{name} of {path!r} was not kept; observe with Watch({asks})")
+        Lq, Lk = self.lengths(site, item, step)
+        of_item = statistic[item] if heads is None else statistic[item][[site.head_index(head) for head in heads]]
+        return of_item[:, : Lk if name == "received" else Lq]
+
     def edges(self, *, item: int | None = None, site: str | None = None) -> Iterator[Edge]:
         """The largest weights of every row: one edge each, for all items, steps, sites and heads unless chosen."""
+        for b, step, path, numbers, weights in self._links(item, site):
+            for (head, row, key), weight in zip(numbers.tolist(), weights.tolist(), strict=True):
+                yield Edge(b, step, path, head, row, key, weight)
+
+    def _links(
+        self, item: int | None = None, site: str | None = None
+    ) -> Iterator[tuple[int, int, str, Tensor, Tensor]]:
+        """The edges of an item, step and site at once: head, query and key (n, 3), and weight (n,)."""
         for place in self.sites if site is None else [self.site(site)]:
+            numbers = torch.tensor([place.head_number(head) for head in range(place.heads)])
             for step, seen in enumerate(self.observations[place.path]):
                 if seen.top_keys is None or seen.top_weights is None:
                     continue
                 for b in range(seen.top_keys.shape[0]) if item is None else [item]:
                     Lq, _ = self.lengths(place, b, step)
-                    keys, weights = seen.top_keys[b, :, :Lq], seen.top_weights[b, :, :Lq]
-                    for head, row, rank in (keys >= 0).nonzero().tolist():
-                        number = int(row if seen.rows is None else seen.rows[row])
-                        weight = float(weights[head, row, rank])
-                        key = int(keys[head, row, rank])
-                        yield Edge(b, step, place.path, place.head_number(head), number, key, weight)
+                    keys, weights = seen.top_keys[b, :, :Lq].cpu(), seen.top_weights[b, :, :Lq].cpu()
+                    there = keys >= 0
+                    head, row, _ = there.nonzero().unbind(-1)
+                    row = row if seen.rows is None else seen.rows.cpu()[row]
+                    yield b, step, place.path, torch.stack([numbers[head], row, keys[there]], -1), weights[there]
+
+    def _columns(self) -> dict[str, Any]:
+        """The edges as columns: item, step, site, head, query, key, weight."""
+        links = [*self._links()]
+        counts = [len(weights) for *_, weights in links]
+        triples = torch.cat([torch.zeros(0, 3, dtype=torch.int64), *(t for _, _, _, t, _ in links)])
+        sites = [path for (_, _, path, _, _), n in zip(links, counts, strict=True) for _ in range(n)]
+        repeated = [
+            torch.tensor([link[i] for link in links], dtype=torch.int64).repeat_interleave(
+                torch.tensor(counts, dtype=torch.int64)
+            )
+            for i in (0, 1)
+        ]
+        return {
+            "item": repeated[0].numpy(),
+            "step": repeated[1].numpy(),
+            "site": sites,
+            **{name: triples[:, i].numpy() for i, name in enumerate(("head", "query", "key"))},
+            "weight": torch.cat([torch.zeros(0), *(weights for *_, weights in links)]).numpy(),
+        }
 
     def to_frame(self) -> pandas.DataFrame:
         """The edges as a pandas data frame: item, step, site, head, query, key, weight.
@@ -210,12 +250,62 @@ class Relations:
         """
         import pandas
 
-        columns = ("item", "step", "site", "head", "query", "key", "weight")
-        rows = [tuple(getattr(edge, c) for c in columns) for edge in self.edges()]
-        return pandas.DataFrame(rows, columns=list(columns))
+        return pandas.DataFrame(self._columns())
+
+    def to_arrow(self) -> pyarrow.Table:
+        """The edges as an Arrow table, which polars, DuckDB and Parquet take: the columns of `to_frame`.
+
+        Integers are int64, `site` is a string, `weight` float32.
+
+        Raises:
+            ModuleNotFoundError: pyarrow is not installed (`pip install regard[frames]`).
+        """
+        import pyarrow
+
+        columns = self._columns()
+        return pyarrow.table({**columns, "site": pyarrow.array(columns["site"], pyarrow.string())})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the relations to one safetensors file, in one step: statistics as tensors, all else as JSON.
+
+        Queries, keys and values are not written: what is loaded again has every statistic and edge, and no exact
+        `weights` beyond them and no roles of `heads`.
+
+        Raises:
+            ValueError: `about` holds what JSON cannot.
+            OSError: it cannot be written; what was there stays.
+        """
+        data = {
+            "about": self.about,
+            "sequences": [{name: s.to_json() for name, s in item.items()} for item in self.sequences],
+            "sites": [site.to_json() for site in self.sites],
+            "missed": self.missed,
+        }
+        saved.write(path, data, [self.observations[site.path] for site in self.sites])
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Relations:
+        """The relations that `save` wrote, without queries, keys and values.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, or of another format.
+        """
+        data, observations = saved.read(path)
+        try:
+            sites = [Site.from_json(site) for site in data["sites"]]
+            sequences = [{n: Sequence.from_json(s) for n, s in item.items()} for item in data["sequences"]]
+            seen = {site.path: steps for site, steps in zip(sites, observations, strict=True)}
+            return cls(sequences, data["about"], sites, seen, data["missed"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged: {error!r}") from error
 
     def heads(self, *, item: int = 0) -> dict[str, list[HeadRole]]:
-        """What each head does: for every site a role and its score a head, by the definitions of `HEAD_ROLES`."""
+        """What each head does: for every site a role and its score a head, by the definitions of `HEAD_ROLES`.
+
+        Raises:
+            ValueError: queries and keys were not kept.
+        """
         roles: dict[str, list[HeadRole]] = {}
         for site in self.sites:
             labels: Labels | None = None
@@ -270,24 +360,6 @@ class Relations:
         data["received"] = None if seen.received is None else _numbers(seen.received[item, :, :Lk])
         data["roles"] = [{"name": role.name, "score": role.score} for role in roles]
         return data
-
-
-def sequences_by_prefix(
-    elements: Mapping[str, Sequence], path: str, kind: Literal["self", "cross"], memory: str
-) -> tuple[str, str]:
-    """The names of the sequences that a site's rows and keys run over.
-
-    Args:
-        elements: sequences by the beginning of the module paths that run over them; "" is every path.
-        path: of the site.
-        kind: cross-attention takes its keys from the sequence of `memory`.
-        memory: the prefix whose sequence a cross-attention reads.
-    """
-    matching = [prefix for prefix in elements if not prefix or path == prefix or path.startswith(prefix + ".")]
-    query = elements[max(matching, key=len)].name if matching else ""
-    if kind == "self":
-        return query, query
-    return query, elements[memory].name if memory in elements else ""
 
 
 def _kept_keys(seen: Observation) -> int:

@@ -26,7 +26,8 @@ from regard.relations.capture.fused_paths import in_the_open, uncompiled
 from regard.relations.capture.interface import looked_up
 from regard.relations.capture.open_softmax import OpenNet
 from regard.relations.capture.seeing import Call, Choice, Seer, ours
-from regard.relations.relations import Relations, Sequence
+from regard.relations.relations import Relations
+from regard.relations.sites import Sequence
 
 
 @contextmanager

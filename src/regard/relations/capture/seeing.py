@@ -18,7 +18,8 @@ from regard.attention.request import Bias, Request, checked
 from regard.relations.capture.masks import MaskReader, start_of
 from regard.relations.capture.modules import Stack, UnderWay
 from regard.relations.narrow import narrowed_request
-from regard.relations.relations import Relations, Sequence, Site, sequences_by_prefix
+from regard.relations.relations import Relations
+from regard.relations.sites import Sequence, Site, sequences_by_prefix
 
 _SAMPLE = 8  # rows of a site that the model's own function computes, too
 
