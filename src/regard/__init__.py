@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from regard.models import load
     from regard.pipelines import pipeline
-    from regard.relations import observe
+    from regard.relations import ablate, observe
 
 __version__ = "0.1.0"
 
@@ -38,6 +38,7 @@ __all__ = [
     "Watch",
     "Window",
     "__version__",
+    "ablate",
     "attend",
     "attend_observed",
     "load",
@@ -47,7 +48,12 @@ __all__ = [
 
 # Everything is imported when first asked for: who only computes attention need not wait for models and tokenizers, and
 # the command line answers --help, a mistake in its arguments and Ctrl-C before torch is there.
-_HOME = {"load": "regard.models", "observe": "regard.relations", "pipeline": "regard.pipelines"}
+_HOME = {
+    "ablate": "regard.relations",
+    "load": "regard.models",
+    "observe": "regard.relations",
+    "pipeline": "regard.pipelines",
+}
 
 
 def __getattr__(name: str) -> Any:

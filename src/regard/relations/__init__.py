@@ -1,5 +1,6 @@
 """A whole forward pass: which element attended to which, layer by layer, head by head."""
 
+from regard.relations.ablation import ablate
 from regard.relations.capture import observe
 from regard.relations.heads import HEAD_ROLES, HeadRole
 from regard.relations.relations import Relations
@@ -26,6 +27,7 @@ __all__ = [
     "Sequence",
     "Sink",
     "Site",
+    "ablate",
     "align",
     "attention_outputs",
     "gradient_relevance",

@@ -2,7 +2,7 @@
 
 Calls are found by nets, each for one way in which models compute attention, and handed to one `Seer`:
 
-    this library's `attend`                          here
+    this library's `attend`                          nets.py, and how all are cast
     transformers' attention interface                interface.py
     F.scaled_dot_product_attention, nn.Transformer   function_mode.py
     a softmax in the open                            open_softmax.py
@@ -12,20 +12,16 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Collection, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from regard.attention import Watch
-from regard.attention.dispatch import choose, observing
-from regard.attention.request import Request
-from regard.relations.capture.function_mode import SdpaNet
-from regard.relations.capture.fused_paths import in_the_open, uncompiled
-from regard.relations.capture.interface import looked_up
-from regard.relations.capture.open_softmax import OpenNet
-from regard.relations.capture.seeing import Call, Choice, Seer, ours
+from regard.relations.capture.fused_paths import uncompiled
+from regard.relations.capture.nets import NETS, cast
+from regard.relations.capture.seeing import Choice, Seer
 from regard.relations.relations import Relations
 from regard.relations.sites import Sequence
 
@@ -82,33 +78,10 @@ def observe(
     items = [*elements] if isinstance(elements, list) else [elements or {}]
     relations = Relations([{s.name: s for s in item.values()} for item in items], about or {})
     choice = Choice(None if layers is None else frozenset(layers), heads)
-    nets = (_own_calls, SdpaNet, OpenNet)
-    seer = Seer(model, relations, watch or Watch(), choice, items[0], memory, nets)
-    with ExitStack() as stack:
-        stack.enter_context(in_the_open(model))
-        stack.enter_context(looked_up())
-        stack.callback(seer.stack.unhook)
-        seer.stack.hook(uncompiled(model), threading.get_ident() if this_thread else None)
+    seer = Seer(model, relations, watch or Watch(), choice, items[0], memory, NETS)
+    with cast(seer, model, threading.get_ident() if this_thread else None):
         yield relations
     _report(seer, model)
-
-
-@contextmanager
-def _own_calls(seer: Seer) -> Generator[None]:
-    """Observes the calls of this library's `attend` in this thread."""
-
-    def observer(request: Request, backend: str) -> Tensor:
-        def original() -> Tensor:
-            with ours():  # a backend may call what another net catches
-                return choose(request, backend).attend(request)
-
-        return seer.see(Call(request, original, backend=backend))
-
-    undo: Callable[[], None] = observing(observer)
-    try:
-        yield
-    finally:
-        undo()
 
 
 def _report(seer: Seer, model: nn.Module) -> None:

@@ -32,9 +32,7 @@ def in_the_open(model: nn.Module) -> Generator[None]:
     Both switches belong to the whole process: other models compute the same meanwhile, without their short cuts.
     """
     if _is_compiled(model):
-        warnings.warn(
-            f"{type(uncompiled(model)).__name__} is compiled; it runs uncompiled while observed", stacklevel=4
-        )
+        warnings.warn(f"{type(uncompiled(model)).__name__} is compiled; it runs uncompiled meanwhile", stacklevel=4)
     global _observers, _fast, _stance
     with _lock:
         _observers += 1

@@ -106,8 +106,8 @@ def _attention(
         call = Call(request, lambda: as_it_was()[0].transpose(1, 2), sampled)
         return seer.see(call).transpose(1, 2).contiguous(), None
     output, weights = as_it_was()
-    seer.see(Call(request, lambda: output.transpose(1, 2), sampled, beside=True))
-    return output, weights
+    seen = seer.see(Call(request, lambda: output.transpose(1, 2), sampled, beside=True))
+    return seen.transpose(1, 2), weights
 
 
 def _unreadable(name: str, mask: Any, kwargs: dict[str, Any]) -> str | None:

@@ -178,7 +178,7 @@ class OpenNet(TorchDispatchMode):
             return sample.to(v.dtype) @ v, weights.rows
 
         whole = output.reshape(*lead, *output.shape[-2:])
-        seer.see(Call(request, lambda: whole, sampled, beside=True))
+        seer.see(Call(request, lambda: whole, sampled, beside=True, settled=True))
 
 
 def _product(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> _Scores:

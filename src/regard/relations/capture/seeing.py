@@ -40,6 +40,11 @@ def seer_here() -> Seer | None:
     return _thread.seers[-1] if _thread.seers and not _thread.ours else None
 
 
+def seers_here() -> list[Seer]:
+    """All those whose models are under way in this thread, innermost last."""
+    return _thread.seers
+
+
 @contextmanager
 def ours() -> Generator[None]:
     """What is computed meanwhile in this thread is not the model's: nobody looks for attention in it."""
@@ -66,6 +71,7 @@ class Call:
         sampled: asked about some rows (r,), gives what the model's own function returns without dropout,
             (B, Hq, r, Dv), and for which rows: others where it cannot compute those alone. None: nothing to compare.
         beside: the output is that of `original` in any case, and what is seen is computed beside it.
+        settled: the model goes on with its own output, whatever is returned.
         backend: which backend of `attend` is asked for.
     """
 
@@ -73,6 +79,7 @@ class Call:
     original: Callable[[], Tensor]
     sampled: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     beside: bool = False
+    settled: bool = False
     backend: str = "auto"
 
 
@@ -175,6 +182,17 @@ class Seer:
                 self.relations.missed.setdefault(place.path if path is None else path, reason)
 
     def see(self, call: Call) -> Tensor:
+        """What the model gets for a call, (B, Hq, Lq, Dv): its output, changed by whoever ablates the model."""
+        output = self.output(call)
+        for seer in seers_here():
+            output = seer.change(call, output)
+        return output
+
+    def change(self, call: Call, output: Tensor) -> Tensor:
+        """What the model gets for an output, (B, Hq, Lq, Dv): who only observes changes nothing."""
+        return output
+
+    def output(self, call: Call) -> Tensor:
         """The output of a call, (B, Hq, Lq, Dv); what it saw is filed under the module that makes it."""
         place, request = self.place, call.request
         if not self.choice.takes(place.layer) or request.Lk == 0:
