@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from regard.elements import span_data
-from regard.relations.relations import Relations, Sequence
+from regard.relations.relations import Relations
+from regard.relations.sites import Sequence
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard.relations.relations import Relations, Sequence, Site
+from regard.relations.relations import Relations
 from regard.relations.relevance.layers import Relevance, common_length, entry_of, layers_under, shares_of
+from regard.relations.sites import Sequence, Site
 
 
 @contextmanager

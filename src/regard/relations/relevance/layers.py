@@ -14,7 +14,8 @@ from torch import Tensor
 
 from regard.attention import Observation
 from regard.relations.narrow import narrowed
-from regard.relations.relations import Relations, Sequence, Site
+from regard.relations.relations import Relations
+from regard.relations.sites import Sequence, Site
 
 
 @dataclass(frozen=True)

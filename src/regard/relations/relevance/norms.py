@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from regard.relations.narrow import narrowed
-from regard.relations.relations import Relations, Site
+from regard.relations.relations import Relations
+from regard.relations.sites import Site
 
 
 @torch.no_grad()
