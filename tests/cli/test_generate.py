@@ -82,7 +82,9 @@ class Terminal:
 
     def __init__(self, *args: str | Path) -> None:
         self.pid, self._file = pty.fork()
-        if self.pid == 0:
+        if self.pid == 0:  # what other tests left of Ctrl-C is not this command's
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             os.execv(sys.executable, [sys.executable, "-m", "regard.cli", *map(str, args)])
         self.seen = ""
 
