@@ -2,6 +2,15 @@
 
 from regard.relations.ablation import ablate
 from regard.relations.capture import observe
+from regard.relations.faithfulness import (
+    AlignmentScores,
+    Comparison,
+    ReferencePair,
+    alignment_scores,
+    compare_with_control,
+    diagonal_links,
+    faithfulness_of,
+)
 from regard.relations.heads import HEAD_ROLES, HeadRole
 from regard.relations.relations import Relations
 from regard.relations.relevance import (
@@ -20,8 +29,11 @@ from regard.relations.sites import Edge, Sequence, Sink, Site
 __all__ = [
     "HEAD_ROLES",
     "Alignment",
+    "AlignmentScores",
+    "Comparison",
     "Edge",
     "HeadRole",
+    "ReferencePair",
     "Relations",
     "Relevance",
     "Sequence",
@@ -29,7 +41,11 @@ __all__ = [
     "Site",
     "ablate",
     "align",
+    "alignment_scores",
     "attention_outputs",
+    "compare_with_control",
+    "diagonal_links",
+    "faithfulness_of",
     "gradient_relevance",
     "gradient_times_input",
     "observe",
