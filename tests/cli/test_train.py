@@ -78,6 +78,11 @@ def test_classify_text(run, tmp_path: Path) -> None:
     assert err[0].startswith("1 row is left out: the text is missing (the first: films.csv, line 26)")
     code, _, err = run("classify-text", "films.csv", "--out", "other", *small)
     assert (code, err) == (2, ["regard: films.csv has no column 'text'; it has review, stars"])
+    (tmp_path / "films.tsv").write_text(rows.replace(",", "\t"))
+    named = ("--set", "columns=review,stars", *small, "--out", "tsv")
+    code, out, err = run("classify-text", "films.tsv", *columns, *named)
+    assert code == 0 and "accuracy" in out and err == ["Use it: regard classify -m tsv/model"]
+    assert '"columns": "review,stars"' in (tmp_path / "tsv" / "recipe.json").read_text()
 
 
 def test_translate(run, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from regard.training.tables import Skipped, fingerprint, read_rows
+from regard.training.tables import Skipped, fingerprint, names_of, read_rows
 
 ROWS = [("plain", "a"), ('with, comma "quoted"\nand two lines', "b"), ("ärger", "a")]
 
@@ -68,3 +68,26 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
         read(tmp_path / "missing.csv")
     with pytest.raises(ValueError, match="missing.csv cannot be read: no such file"):
         fingerprint(tmp_path / "missing.csv")
+
+
+def test_columns_are_named_where_the_file_does_not(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("a moving film\t1\ndull\t0\nno label\n")
+    (tmp_path / "a.csv").write_text('"a moving film",1\ndull,0\nno label\n')
+    for name in ("a.tsv", "a.csv"):
+        skipped = Skipped()
+        rows = [*read_rows(tmp_path / name, ("label", "sentence"), skipped, ("sentence", "label"))]
+        assert [row.values for row in rows] == [("1", "a moving film"), ("0", "dull")]
+        assert rows[0].place == f"{tmp_path / name}, line 1"
+        assert "it does not have the 2 fields of sentence, label" in skipped.sentences()[0]
+    with pytest.raises(ValueError, match="has no column 'text'; it has sentence, label"):
+        [*read_rows(tmp_path / "a.tsv", ("text",), Skipped(), ("sentence", "label"))]
+    (tmp_path / "a.jsonl").write_text("{}")
+    with pytest.raises(ValueError, match=r"a.jsonl names its columns; those of a .csv or .tsv"):
+        [*read_rows(tmp_path / "a.jsonl", ("text",), Skipped(), ("text",))]
+
+
+def test_a_list_of_names() -> None:
+    assert names_of(None) is None
+    for wrong in ("", "a,", "a,a"):
+        with pytest.raises(ValueError, match="different names with commas between"):
+            names_of(wrong)

@@ -60,7 +60,9 @@ def fingerprint(path: Path) -> str:
     return f"{size:,} bytes SHA-256 {digest.hexdigest()[:16]}"
 
 
-def read_rows(path: Path, columns: Sequence[str], skipped: Skipped) -> Iterator[Row]:
+def read_rows(
+    path: Path, columns: Sequence[str], skipped: Skipped, names: Sequence[str] | None = None
+) -> Iterator[Row]:
     """The rows of a table, one at a time, however large it is.
 
     CSV is as spreadsheets write it, with quotes and a line of names. TSV has a line of names, a tab between fields and
@@ -70,34 +72,60 @@ def read_rows(path: Path, columns: Sequence[str], skipped: Skipped) -> Iterator[
         path: its suffix says what it is.
         columns: names of the columns that are wanted.
         skipped: counts rows that are damaged.
+        names: of all columns, of a .csv or .tsv file that has no line of names.
 
     Raises:
-        TrainingError: if the file is missing, of another kind, not UTF-8 or damaged, or has no such column.
+        TrainingError: if the file is missing, of another kind, not UTF-8 or damaged, or has no such column; or there
+            are names for a file of a kind that has its own.
     """
-    kinds = {".csv": _csv, ".tsv": _csv, ".jsonl": _json_lines, ".parquet": _parquet}
-    if path.suffix.lower() not in kinds:
+    kinds = {".jsonl": _json_lines, ".parquet": _parquet}
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise TrainingError(f"{path} is no table; it may be {', '.join(SUFFIXES)}")
+    if names is not None and suffix in kinds:
+        raise TrainingError(f"{path} names its columns; those of a .csv or .tsv file may be given")
     try:
-        yield from kinds[path.suffix.lower()](path, columns, skipped)
+        if suffix in kinds:
+            yield from kinds[suffix](path, columns, skipped)
+        else:
+            yield from _csv(path, columns, skipped, names)
     except UnicodeDecodeError as error:
         raise TrainingError(f"{path} is not UTF-8 ({error.reason})") from error
     except OSError as error:
         raise TrainingError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
 
 
-def _csv(path: Path, columns: Sequence[str], skipped: Skipped) -> Iterator[Row]:
+def names_of(columns: str | None) -> tuple[str, ...] | None:
+    """The names in a list of columns with commas between; None where there is none.
+
+    Raises:
+        TrainingError: one is empty, or there twice.
+
+    >>> names_of("sentence, label")
+    ('sentence', 'label')
+    """
+    if columns is None:
+        return None
+    names = tuple(name.strip() for name in columns.split(","))
+    if not all(names) or len({*names}) < len(names):
+        raise TrainingError(f"columns is {columns!r}; it may be different names with commas between")
+    return names
+
+
+def _csv(path: Path, columns: Sequence[str], skipped: Skipped, given: Sequence[str] | None) -> Iterator[Row]:
     tabs = path.suffix.lower() == ".tsv"
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
         try:
-            names = next(rows, [])
+            names = next(rows, []) if given is None else given
             places = _places(path, names, columns)
             for row in rows:
                 place = f"{path}, line {rows.line_num}"
                 if not row:
                     continue
                 if len(row) != len(names):
-                    skipped.add(f"it does not have the {len(names)} fields of the first line", place)
+                    source = "the first line" if given is None else ", ".join(names)
+                    skipped.add(f"it does not have the {len(names)} fields of {source}", place)
                     continue
                 yield Row(place, tuple(row[i] for i in places))
         except csv.Error as error:

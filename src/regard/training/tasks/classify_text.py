@@ -27,7 +27,7 @@ from regard.training.dropout import set_dropout
 from regard.training.errors import TrainingError
 from regard.training.metrics import accuracy, macro_f1
 from regard.training.run import Recipe, Run, Trained, agree, learn, learnt_files
-from regard.training.tables import Skipped, fingerprint, read_rows
+from regard.training.tables import Skipped, fingerprint, names_of, read_rows
 from regard.training.tasks.cards import write_card
 from regard.training.tokens import read_ids, write_ids
 
@@ -48,6 +48,7 @@ class ClassifyTextRecipe(Recipe):
 
     text: str = "text"  # column of the texts
     label: str = "label"  # column of the classes' names
+    columns: str | None = None  # names of all columns, commas between, of tables without a line of names
     model: str | None = None  # what is fine-tuned: an encoder that `regard.load` reads; None is a new model
     size: Size = "tiny"  # of a new model; the four below go before it
     d_model: int | None = None  # width
@@ -242,7 +243,7 @@ def train_text_classifier(
 
 def _rows(table: Path, recipe: ClassifyTextRecipe, skipped: Skipped) -> Iterator[tuple[str, str, str]]:
     """The place, text and label of every row that has both."""
-    for row in read_rows(table, (recipe.text, recipe.label), skipped):
+    for row in read_rows(table, (recipe.text, recipe.label), skipped, names_of(recipe.columns)):
         text, label = row.values
         if not isinstance(text, str) or not text.strip():
             skipped.add("the text is missing", row.place)
