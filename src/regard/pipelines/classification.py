@@ -60,11 +60,17 @@ class Labelled:
         return [{"label": label.name, "score": label.score} for label in self.labels]
 
 
+def probabilities(logits: Tensor, problem: Problem) -> Tensor:
+    """Scores as a model gives them, (..., C), as probabilities of classes; those of a regression stay numbers."""
+    scores = logits.float()
+    if problem == "regression":
+        return scores
+    return scores.softmax(-1) if problem == "single_label" else scores.sigmoid()
+
+
 def labelled(logits: Tensor, names: Sequence[str], problem: Problem) -> list[tuple[Label, ...]]:
     """The labels of each row of scores as a model gives them, (B, C)."""
-    scores = logits.float()
-    if problem != "regression":
-        scores = scores.softmax(-1) if problem == "single_label" else scores.sigmoid()
+    scores = probabilities(logits, problem)
     rows = [[Label(name, score) for name, score in zip(names, row, strict=True)] for row in scores.tolist()]
     return [tuple(row if problem == "regression" else sorted(row, key=lambda label: -label.score)) for row in rows]
 

@@ -86,7 +86,7 @@ def faithfulness_of(
     scores: Mapping[str, Tensor],
     *,
     metrics: Sequence[str] = tuple(METRICS),
-    controls: int = 10,
+    controls: int = 5,
     generator: torch.Generator | None = None,
     bins: Sequence[float] = BINS,
     points: int = POINTS,
