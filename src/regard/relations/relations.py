@@ -5,9 +5,9 @@ H | heads of a site    Lq, Lk | its query rows and keys    item | batch entry   
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from regard.attention import Observation
-from regard.relations import saved
+from regard.relations import parquet, saved
+from regard.relations.as_data import site_data
 from regard.relations.heads import HEAD_ROLES, Block, HeadRole, Labels, roles_of
 from regard.relations.narrow import narrowed, visible
 from regard.relations.sites import Edge, Sequence, Sink, Site
+from regard.relations.tables import Links, columns_of, links_of
 
 if TYPE_CHECKING:
     import pandas
@@ -41,6 +43,7 @@ class Relations:
         sites: where attention was observed, in the order of its first calls.
         observations: what the calls at each site saw, by its path; one a step.
         missed: attention that was seen to go by and could not be observed: the reason, by module path.
+        to: writes what calls see to a file; nothing of it is then kept here, and nothing answered.
     """
 
     sequences: list[dict[str, Sequence]]
@@ -48,13 +51,17 @@ class Relations:
     sites: list[Site] = field(default_factory=list[Site])
     observations: dict[str, list[Observation]] = field(default_factory=dict[str, list[Observation]])
     missed: dict[str, str] = field(default_factory=dict[str, str])
+    to: parquet.Writer | None = field(default=None, repr=False, compare=False)
 
     def add(self, site: Site, observation: Observation) -> None:
         """Adds what one call at `site` saw, as its next step."""
         if site.path not in self.observations:
             self.sites.append(site)
             self.observations[site.path] = []
-        self.observations[site.path].append(observation)
+        if self.to is None:
+            self.observations[site.path].append(observation)
+        else:
+            self.to.add(site, observation, lambda item: self._lengths(site, observation, item))
 
     def site(self, path: str) -> Site:
         """The site of this module path.
@@ -69,11 +76,24 @@ class Relations:
 
     def observation(self, path: str, step: int = -1) -> Observation:
         """What the call at a site saw in one forward pass, the last unless chosen: all items, padding included."""
-        return self.observations[self.site(path).path][step]
+        return self.steps(path)[step]
+
+    def steps(self, path: str) -> list[Observation]:
+        """What the calls at a site saw, one a forward pass.
+
+        Raises:
+            KeyError: no such site.
+            ValueError: it was written to a file.
+        """
+        if self.to is not None:
+            raise ValueError(f"what was seen was written to {self.to.path}: Relations.load reads it")
+        return self.observations[self.site(path).path]
 
     def lengths(self, site: Site, item: int = 0, step: int = -1) -> tuple[int, int]:
         """How many rows and keys of a site are elements of an item."""
-        seen = self.observations[site.path][step]
+        return self._lengths(site, self.observation(site.path, step), item)
+
+    def _lengths(self, site: Site, seen: Observation, item: int) -> tuple[int, int]:
         rows = seen.logsumexp.shape[-1]
         keys = seen.received.shape[-1] if seen.received is not None else _kept_keys(seen)
         sequences = self.sequences[item] if item < len(self.sequences) else {}
@@ -154,7 +174,8 @@ class Relations:
     def sinks(self, *, share: float = 0.3, item: int = 0, step: int = -1) -> list[Sink]:
         """Keys that draw at least this share of all the weight of a head (attention sinks, arXiv 2309.17453).
 
-        The share of a key is the mean of its weight over the rows that may see anything, as `received` counts them.
+        The share of a key is its part of what all elements together `received`: where no padding is seen, the mean of
+        its weight over the rows that may see anything.
         A learned sink, whose weight goes nowhere, is listed with key None.
 
         Args:
@@ -172,16 +193,13 @@ class Relations:
             raise ValueError(f"share is {share}; it must be above 0 and at most 1")
         found: list[Sink] = []
         for site in self.sites:
-            self._statistic("received", "received=True", site.path, None, item, step)
+            drawn = self._statistic("received", "received=True", site.path, None, item, step)  # (H, Lk)
             seen, (Lq, Lk) = self.observation(site.path, step), self.lengths(site, item, step)
-            assert seen.received is not None
-            drawn = seen.received[item]  # (H, Lk)
             learned = (
                 drawn.new_zeros(len(drawn)) if seen.sink_weight is None else seen.sink_weight[item, :, :Lq].sum(-1)
             )
-            drawn = torch.cat([drawn, learned[:, None]], -1)
+            drawn = torch.cat([drawn, learned[:, None]], -1)  # (H, Lk + 1), the learned one last
             shares = drawn / drawn.sum(-1, keepdim=True).clamp(min=torch.finfo(drawn.dtype).tiny)
-            shares = torch.cat([shares[:, :Lk], shares[:, -1:]], -1)  # (H, Lk + 1), the learned one last
             for head, row in enumerate(shares):
                 keys = (row >= share).nonzero()[:, 0].tolist()
                 for key in sorted(keys, key=lambda key: -float(row[key])):
@@ -201,46 +219,18 @@ class Relations:
 
     def edges(self, *, item: int | None = None, site: str | None = None) -> Iterator[Edge]:
         """The largest weights of every row: one edge each, for all items, steps, sites and heads unless chosen."""
-        for b, step, path, numbers, weights in self._links(item, site):
-            for (head, row, key), weight in zip(numbers.tolist(), weights.tolist(), strict=True):
-                yield Edge(b, step, path, head, row, key, weight)
+        for links in self._links(item, site):
+            for (head, query, key), weight in zip(links.places.tolist(), links.weights.tolist(), strict=True):
+                yield Edge(links.item, links.step, links.site, head, query, key, weight)
 
-    def _links(
-        self, item: int | None = None, site: str | None = None
-    ) -> Iterator[tuple[int, int, str, Tensor, Tensor]]:
-        """The edges of an item, step and site at once: head, query and key (n, 3), and weight (n,)."""
+    def _links(self, item: int | None = None, site: str | None = None) -> Iterator[Links]:
+        """The edges of each item, step and site at once."""
         for place in self.sites if site is None else [self.site(site)]:
-            numbers = torch.tensor([place.head_number(head) for head in range(place.heads)])
-            for step, seen in enumerate(self.observations[place.path]):
-                if seen.top_keys is None or seen.top_weights is None:
-                    continue
-                for b in range(seen.top_keys.shape[0]) if item is None else [item]:
-                    Lq, _ = self.lengths(place, b, step)
-                    keys, weights = seen.top_keys[b, :, :Lq].cpu(), seen.top_weights[b, :, :Lq].cpu()
-                    there = keys >= 0
-                    head, row, _ = there.nonzero().unbind(-1)
-                    row = row if seen.rows is None else seen.rows.cpu()[row]
-                    yield b, step, place.path, torch.stack([numbers[head], row, keys[there]], -1), weights[there]
-
-    def _columns(self) -> dict[str, Any]:
-        """The edges as columns: item, step, site, head, query, key, weight."""
-        links = [*self._links()]
-        counts = [len(weights) for *_, weights in links]
-        triples = torch.cat([torch.zeros(0, 3, dtype=torch.int64), *(t for _, _, _, t, _ in links)])
-        sites = [path for (_, _, path, _, _), n in zip(links, counts, strict=True) for _ in range(n)]
-        repeated = [
-            torch.tensor([link[i] for link in links], dtype=torch.int64).repeat_interleave(
-                torch.tensor(counts, dtype=torch.int64)
-            )
-            for i in (0, 1)
-        ]
-        return {
-            "item": repeated[0].numpy(),
-            "step": repeated[1].numpy(),
-            "site": sites,
-            **{name: triples[:, i].numpy() for i, name in enumerate(("head", "query", "key"))},
-            "weight": torch.cat([torch.zeros(0), *(weights for *_, weights in links)]).numpy(),
-        }
+            for step, seen in enumerate(self.steps(place.path)):
+                for b in range(seen.logsumexp.shape[0]) if item is None else [item]:
+                    links = links_of(seen, place, b, step, self.lengths(place, b, step)[0])
+                    if links is not None:
+                        yield links
 
     def to_frame(self) -> pandas.DataFrame:
         """The edges as a pandas data frame: item, step, site, head, query, key, weight.
@@ -250,7 +240,7 @@ class Relations:
         """
         import pandas
 
-        return pandas.DataFrame(self._columns())
+        return pandas.DataFrame(columns_of(self._links()))
 
     def to_arrow(self) -> pyarrow.Table:
         """The edges as an Arrow table, which polars, DuckDB and Parquet take: the columns of `to_frame`.
@@ -262,7 +252,7 @@ class Relations:
         """
         import pyarrow
 
-        columns = self._columns()
+        columns = columns_of(self._links())
         return pyarrow.table({**columns, "site": pyarrow.array(columns["site"], pyarrow.string())})
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -275,23 +265,38 @@ class Relations:
             ValueError: `about` holds what JSON cannot.
             OSError: it cannot be written; what was there stays.
         """
-        data = {
+        saved.write(path, self.header(), [self.steps(site.path) for site in self.sites])
+
+    def header(self) -> dict[str, Any]:
+        """All there is but what was seen, as data: about, sequences, sites, missed."""
+        return {
             "about": self.about,
             "sequences": [{name: s.to_json() for name, s in item.items()} for item in self.sequences],
             "sites": [site.to_json() for site in self.sites],
             "missed": self.missed,
         }
-        saved.write(path, data, [self.observations[site.path] for site in self.sites])
+
+    @contextmanager
+    def written(self, to: str | os.PathLike[str] | None) -> Generator[None]:
+        """Meanwhile what is added goes to a Parquet file, which stands in its place afterwards; None: it is kept."""
+        if to is None:
+            yield
+            return
+        saved.json_of(self.header())  # an error now, rather than when all has been computed
+        with parquet.writing(to) as self.to:
+            yield
+            self.to.finish(self.header())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Relations:
-        """The relations that `save` wrote, without queries, keys and values.
+        """The relations that `save` wrote, or `observe(…, to=path)`, without queries, keys and values.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, or of another format.
+            ModuleNotFoundError: it is a Parquet file, and pyarrow is not installed (`pip install regard[frames]`).
         """
-        data, observations = saved.read(path)
+        data, observations = parquet.read(path) if parquet.is_parquet(path) else saved.read(path)
         try:
             sites = [Site.from_json(site) for site in data["sites"]]
             sequences = [{n: Sequence.from_json(s) for n, s in item.items()} for item in data["sequences"]]
@@ -338,40 +343,13 @@ class Relations:
             "model": dict(self.about),
             "note": "raw attention weights",
             "sequences": {n: s.to_dict() for n, s in self.sequences[item].items() if n in used},
-            "sites": [self._site_dict(site, roles[site.path], item) for site in self.sites],
+            "sites": [
+                site_data(site, self.observation(site.path), roles[site.path], self.lengths(site, item), item)
+                for site in self.sites
+            ],
             "roles": dict(HEAD_ROLES),
         }
-
-    def _site_dict(self, site: Site, roles: Iterable[HeadRole], item: int) -> dict[str, Any]:
-        seen = self.observation(site.path)
-        Lq, Lk = self.lengths(site, item)
-        data: dict[str, Any] = {
-            "path": site.path,
-            "kind": site.kind,
-            "part": site.part,
-            "layer": site.layer,
-            "heads": site.heads,
-            "query": site.query,
-            "key": site.key,
-        }
-        for name in ("top_keys", "top_weights", "rest", "entropy", "max_weight", "mean_distance"):
-            statistic: Tensor | None = getattr(seen, name)
-            data[name] = None if statistic is None else _numbers(statistic[item, :, :Lq])
-        data["received"] = None if seen.received is None else _numbers(seen.received[item, :, :Lk])
-        data["roles"] = [{"name": role.name, "score": role.score} for role in roles]
-        return data
 
 
 def _kept_keys(seen: Observation) -> int:
     return seen.kept.Lk if seen.kept is not None else 0
-
-
-def _numbers(tensor: Tensor) -> list[Any]:
-    """Nested lists; NaN and infinities become None."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, list):
-            return [plain(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
-        return value if math.isfinite(value) else None
-
-    return plain(tensor.tolist()) if not bool(torch.isfinite(tensor).all()) else tensor.tolist()

@@ -39,10 +39,7 @@ def write(path: str | os.PathLike[str], data: Mapping[str, Any], observations: l
         for step, seen in enumerate(steps):
             held = {name: getattr(seen, name) for name in _FIELDS}
             tensors |= {f"{site}.{step}.{name}": t.cpu().contiguous() for name, t in held.items() if t is not None}
-    try:
-        text = json.dumps({**data, "steps": [len(steps) for steps in observations]})
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"about holds what JSON cannot: {error}") from error
+    text = json_of({**data, "steps": [len(steps) for steps in observations]})
     try:
         with replacing(path) as part:
             save_file(tensors, part, metadata={"format_version": FORMAT_VERSION, "relations": text})
@@ -80,6 +77,18 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[list[Observ
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from error
     return data, observations
+
+
+def json_of(data: Mapping[str, Any]) -> str:
+    """Data as JSON.
+
+    Raises:
+        ValueError: JSON cannot hold it.
+    """
+    try:
+        return json.dumps(data)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"about holds what JSON cannot: {error}") from error
 
 
 def _observation(tensors: Mapping[str, Tensor], prefix: str) -> Observation:

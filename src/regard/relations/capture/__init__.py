@@ -10,10 +10,12 @@ Calls are found by nets, each for one way in which models compute attention, and
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -37,6 +39,7 @@ def observe(
     memory: str = "encoder",
     about: dict[str, Any] | None = None,
     this_thread: bool = False,
+    to: str | os.PathLike[str] | None = None,
 ) -> Generator[Relations]:
     """While active, every attention call of `model` is observed; its outputs stay what they are, to rounding.
 
@@ -57,12 +60,15 @@ def observe(
         memory: the prefix whose sequence cross-attention reads.
         about: what is known of the model, handed on to views.
         this_thread: observe only what this thread computes, where others use the same model meanwhile.
+        to: a Parquet file that edges and statistics go to as each call ends, so that memory does not grow with depth
+            (see `regard.relations.parquet`); `Relations.load` reads it. After an exception there is none.
 
     Yields:
         Relations, filled while the model runs.
 
     Raises:
-        ValueError: watch names rows, a layer has no such head, or model is scripted.
+        ValueError: watch names rows, a layer has no such head, model is scripted, or `to` does not end in .parquet.
+        ModuleNotFoundError, OSError: `to` needs pyarrow (`pip install regard[frames]`), or cannot be written.
         RuntimeError: a call is not what it was read as: the model's own function gives something else.
 
     Example:
@@ -75,11 +81,12 @@ def observe(
     """
     if watch is not None and watch.rows is not None:
         raise ValueError("watch names rows; a whole model is watched in all rows (relations.weights takes rows)")
+    watch = watch or Watch()
     items = [*elements] if isinstance(elements, list) else [elements or {}]
     relations = Relations([{s.name: s for s in item.values()} for item in items], about or {})
     choice = Choice(None if layers is None else frozenset(layers), heads)
-    seer = Seer(model, relations, watch or Watch(), choice, items[0], memory, NETS)
-    with cast(seer, model, threading.get_ident() if this_thread else None):
+    seer = Seer(model, relations, watch if to is None else replace(watch, keep=False), choice, items[0], memory, NETS)
+    with relations.written(to), cast(seer, model, threading.get_ident() if this_thread else None):
         yield relations
     _report(seer, model)
 

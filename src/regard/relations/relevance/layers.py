@@ -74,7 +74,7 @@ def layers_under(relations: Relations, under: str) -> list[Site]:
 
 def entry_of(relations: Relations, site: Site, item: int, step: int | None) -> Observation:
     """What one forward pass saw of one batch entry; its questions are answered for this one alone."""
-    steps = len(relations.observations[site.path])
+    steps = len(relations.steps(site.path))
     if step is None and steps > 1:
         raise ValueError(f"step is None; {site.path!r} was observed {steps} times, and it must say which")
     seen = relations.observation(site.path, -1 if step is None else step)
