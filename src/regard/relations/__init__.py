@@ -24,6 +24,7 @@ from regard.relations.relevance import (
     summed_value_norm_weights,
     value_norm_weights,
 )
+from regard.relations.segments import SegmentShare
 from regard.relations.sites import Edge, Sequence, Sink, Site
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "ReferencePair",
     "Relations",
     "Relevance",
+    "SegmentShare",
     "Sequence",
     "Sink",
     "Site",

@@ -6,7 +6,7 @@ H | heads of a site    Lq, Lk | its query rows and keys    item | batch entry   
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from regard.relations import parquet, saved
 from regard.relations.as_data import site_data
 from regard.relations.heads import HEAD_ROLES, Block, HeadRole, Labels, roles_of
 from regard.relations.narrow import narrowed, visible
+from regard.relations.segments import SegmentShare, segment_shares
 from regard.relations.sites import Edge, Sequence, Sink, Site
 from regard.relations.tables import Links, columns_of, links_of
 
@@ -205,6 +206,46 @@ class Relations:
                 for key in sorted(keys, key=lambda key: -float(row[key])):
                     at = None if key == Lk else key
                     found.append(Sink(site.path, site.head_number(head), at, float(row[key])))
+        return found
+
+    def segment_mass(self, path: str, *, heads: list[int] | None = None, item: int = 0, step: int = -1) -> Tensor:
+        """How much of each row's weight went to each segment: (heads, Lq, S).
+
+        Arguments and errors are those of `top`; it needs Watch(segments=…), or keys whose sequence has segments.
+        """
+        return self._statistic("segment_mass", "segments=…", path, heads, item, step)
+
+    def segments(self, *, rows: Collection[int] | None = None, item: int = 0, step: int = -1) -> list[SegmentShare]:
+        """Which segments were used: the share of each in what the rows of every head gave, a row of a table each.
+
+        A list of dataclasses, as `pandas.DataFrame` takes it. The shares of a head and the weight of its learned sink,
+        if it has one, add up to 1.
+
+        Args:
+            rows: which query rows, negative ones from the end; None is all. Of them, those that may see anything.
+            item: which batch entry.
+            step: which forward pass.
+
+        Returns:
+            By site, head and segment; last what belongs to none, as segment None.
+
+        Raises:
+            ValueError: nothing was observed with segments.
+            IndexError: there is no such row.
+        """
+        found: list[SegmentShare] = []
+        for site in self.sites:
+            seen = self.observation(site.path, step)
+            if seen.segment_mass is None:
+                continue
+            mass = self.segment_mass(site.path, item=item, step=step)
+            sequence = (self.sequences[item] if item < len(self.sequences) else {}).get(site.key)
+            names = [] if sequence is None else [part.label for part in sequence.segments]
+            found += segment_shares(site, seen, mass, names, rows, item)
+        if not found:
+            raise ValueError(
+                "no segments were kept; observe with Watch(segments=…), or elements whose sequences have segments"
+            )
         return found
 
     def _statistic(self, name: str, asks: str, path: str, heads: list[int] | None, item: int, step: int) -> Tensor:

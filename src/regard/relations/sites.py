@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from regard.elements import Element, span_data, span_of
@@ -22,6 +22,12 @@ class Sequence:
         word_of: for each element the word that it is a piece of, -1 for none; empty where there are no words.
         writes: for a decoder, what each position writes, having read its element.
         modality: text, image, audio or video.
+        segments: the documents, turns or images that the sequence is put together from, with their names as labels:
+            what rows look at is then summed over each of them. See `with_segments`.
+        segment_of: for each element the number of its segment, -1 for none; empty where there are no segments.
+
+    Raises:
+        ValueError: `segment_of` does not fit the elements and segments.
     """
 
     name: str
@@ -32,11 +38,47 @@ class Sequence:
     word_of: tuple[int, ...] = ()
     writes: tuple[str, ...] = ()
     modality: str = "text"
+    segments: tuple[Element, ...] = ()
+    segment_of: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.segment_of) != (len(self.elements) if self.segments else 0):
+            raise ValueError(
+                f"segment_of has {len(self.segment_of)} numbers; {self.name!r} has {len(self.elements)} elements and"
+                f" {len(self.segments)} segments"
+            )
+        if any(not -1 <= number < len(self.segments) for number in self.segment_of):
+            raise ValueError(f"segment_of has other numbers than -1 … {len(self.segments) - 1}")
+
+    def with_segments(self, spans: Mapping[str, tuple[int, int]]) -> Sequence:
+        """The sequence with named parts of its text as segments; an element belongs to what it shares most with.
+
+        Args:
+            spans: characters (first, stop) of the text, by name. Elements outside all of them belong to none.
+
+        Example:
+            >>> from regard.elements import Element
+            >>> elements = (Element(0, "one", span=(0, 3)), Element(1, " two", span=(3, 7)), Element(2, "<end>"))
+            >>> Sequence("text", "a text", elements).with_segments({"first": (0, 3), "second": (4, 7)}).segment_of
+            (0, 1, -1)
+        """
+
+        def of(element: Element) -> int:
+            if not isinstance(element.span, tuple):
+                return -1
+            first, stop = element.span
+            shared = [min(stop, end) - max(first, begin) for begin, end in spans.values()]
+            best = max(shared, default=0)
+            return shared.index(best) if best > 0 else -1
+
+        segments = tuple(Element(i, name, self.modality, span) for i, (name, span) in enumerate(spans.items()))
+        return replace(self, segments=segments, segment_of=tuple(map(of, self.elements)) if segments else ())
 
     def to_dict(self) -> dict[str, Any]:
-        """As data: title, modality, text, elements, and what is written where something is."""
+        """As data: title, modality, text, elements, and what is written and which segments where there are such."""
         data = {"title": self.title, "modality": self.modality, "text": self.text, "elements": _data(self.elements)}
-        return data | ({"writes": [*self.writes]} if self.writes else {})
+        data |= {"writes": [*self.writes]} if self.writes else {}
+        return data | ({"segments": _data(self.segments), "segment_of": [*self.segment_of]} if self.segments else {})
 
     def to_json(self) -> dict[str, Any]:
         """All there is, as data for `from_json`."""
@@ -54,6 +96,8 @@ class Sequence:
             word_of=tuple(data["word_of"]),
             writes=tuple(data.get("writes", ())),
             modality=data["modality"],
+            segments=_elements(data.get("segments", ())),
+            segment_of=tuple(data.get("segment_of", ())),
         )
 
 

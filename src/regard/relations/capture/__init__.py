@@ -52,7 +52,7 @@ def observe(
 
     Args:
         model: any module that computes attention: this library's, one of `transformers`, `nn.Transformer`, your own.
-        watch: what to keep; `Watch()` unless given. Its segments name the first keys; those beyond belong to none.
+        watch: what to keep; `Watch()` unless given. Its segments are of the first keys, or else those of `elements`.
         layers: numbers of the layers to observe, the first number in a module's path; None is all.
         heads: numbers of the heads to observe, for every layer or by layer; None is all.
         elements: sequences by the beginning of the module paths that run over them ("" for every path), or a list

@@ -16,7 +16,7 @@ from regard.attention.dispatch import observe_request
 from regard.attention.mask import Mask
 from regard.attention.request import Bias, Request, checked
 from regard.relations.capture.masks import MaskReader, start_of
-from regard.relations.capture.modules import Stack, UnderWay
+from regard.relations.capture.modules import Kind, Stack, UnderWay
 from regard.relations.narrow import narrowed_request
 from regard.relations.relations import Relations
 from regard.relations.sites import Sequence, Site, sequences_by_prefix
@@ -198,7 +198,7 @@ class Seer:
         if not self.choice.takes(place.layer) or request.Lk == 0:
             return call.original()
         heads = self.choice.heads_of(place.layer, request.Hq)
-        watch = replace(self.watch, segments=_fitting(self.watch.segments, request.Lk))
+        watch = replace(self.watch, segments=self._segments(place, request))
         if heads is None and not call.beside:
             with ours():
                 output, seen = observe_request(request, watch, call.backend)
@@ -216,12 +216,31 @@ class Seer:
         """Adds what a call saw as the next step of its site, unless the call only repeats one for its gradient."""
         if torch._C._current_graph_task_id() != -1:  # pyright: ignore[reportPrivateUsage]  # within a backward pass
             return
-        kind = place.kind(request.Lq, request.Lk)
-        query, key = sequences_by_prefix(self.elements, place.path, kind, self.memory)
+        kind, query, key = self._sequences(place, request)
         count = request.Hq if heads is None else len(heads)
         site = Site(place.path, kind, place.layer, count, query, key, () if heads is None else tuple(heads))
         with self._lock:
             self.relations.add(site, seen)
+
+    def _sequences(self, place: UnderWay, request: Request) -> tuple[Kind, str, str]:
+        """The kind of a call, and the names of the sequences of its rows and keys."""
+        kind = place.kind(request.Lq, request.Lk)
+        return kind, *sequences_by_prefix(self.elements, place.path, kind, self.memory)
+
+    def _segments(self, place: UnderWay, request: Request) -> Tensor | None:
+        """The segments of a call's keys: those asked for, or else those of the sequence of its keys."""
+        if self.watch.segments is not None:
+            return _fitting(self.watch.segments, request.Lk)
+        if not any(sequence.segments for item in self.relations.sequences for sequence in item.values()):
+            return None
+        name, known = self._sequences(place, request)[2], self.relations.sequences[: request.B]
+        numbers = [item[name].segment_of if name in item else () for item in known]
+        if not any(numbers):
+            return None
+        segments = torch.full((request.B, request.Lk), -1)
+        for row, of_item in zip(segments, numbers, strict=False):
+            row[: len(of_item)] = torch.tensor(of_item[: request.Lk], dtype=torch.int64)
+        return segments
 
     def request(
         self,
