@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from regard.inputs.alignment import word_indices, words
     from regard.inputs.audio import audio_blocks, frame_elements, read_audio, spectrogram_elements
     from regard.inputs.features import ASTSettings, WhisperSettings, ast_features, whisper_features
-    from regard.inputs.image import ImageSettings, image_tensor, patch_elements, read_image
+    from regard.inputs.image import ImageSettings, image_pixels, image_tensor, patch_elements, read_image
     from regard.inputs.kind import kind_of
     from regard.inputs.source import InputError
     from regard.inputs.text import EncodedText, TextTokenizer
@@ -19,7 +19,7 @@ _HOME = {
     "alignment": ("word_indices", "words"),
     "audio": ("audio_blocks", "frame_elements", "read_audio", "spectrogram_elements"),
     "features": ("ASTSettings", "WhisperSettings", "ast_features", "whisper_features"),
-    "image": ("ImageSettings", "image_tensor", "patch_elements", "read_image"),
+    "image": ("ImageSettings", "image_pixels", "image_tensor", "patch_elements", "read_image"),
     "kind": ("kind_of",),
     "source": ("InputError",),
     "text": ("EncodedText", "TextTokenizer"),
@@ -36,6 +36,7 @@ __all__ = [
     "ast_features",
     "audio_blocks",
     "frame_elements",
+    "image_pixels",
     "image_tensor",
     "kind_of",
     "patch_elements",

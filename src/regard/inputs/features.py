@@ -102,6 +102,21 @@ class ASTSettings:
             settings.whole("num_mel_bins", 128, 1, 1024), settings.whole("max_length", 1024, 1, 2**20), mean, std
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """A `preprocessor_config.json` that says the same; see `from_json`."""
+        return {
+            "feature_extractor_type": "ASTFeatureExtractor",
+            "feature_size": 1,
+            "sampling_rate": self.rate,
+            "num_mel_bins": self.mels,
+            "max_length": self.frames,
+            "do_normalize": self.mean is not None,
+            "mean": -4.2677393 if self.mean is None else self.mean,
+            "std": self.std,
+            "padding_side": "right",
+            "padding_value": 0.0,
+        }
+
 
 def whisper_features(samples: Tensor, settings: WhisperSettings | None = None) -> Tensor:
     """The log-mel spectrogram that Whisper reads: (M, T) float32.

@@ -116,6 +116,34 @@ class ImageSettings:
                 raise settings.error("image_std", "it must be positive")
         return cls(size, crop, RESAMPLE[resample], rescale, mean, std)
 
+    def to_json(self) -> dict[str, Any]:
+        """A `preprocessor_config.json` that says the same, as a ViTImageProcessor; see `from_json`."""
+
+        def edges(size: tuple[int, int]) -> dict[str, int]:
+            return {"height": size[0], "width": size[1]}
+
+        size = {"shortest_edge": self.size} if isinstance(self.size, int) else edges(self.size or (224, 224))
+        return {
+            "image_processor_type": "ViTImageProcessor",
+            "do_resize": self.size is not None,
+            "size": size,
+            "resample": RESAMPLE.index(self.resample),
+            "do_center_crop": self.crop is not None,
+            "crop_size": edges(self.crop) if self.crop else None,
+            "do_rescale": self.rescale is not None,
+            "rescale_factor": 1 / 255 if self.rescale is None else self.rescale,
+            "do_normalize": self.mean is not None,
+            "image_mean": [*(self.mean or _HALF)],
+            "image_std": [*(self.std or _HALF)],
+        }
+
+    def normalised(self, values: Tensor) -> Tensor:
+        """Rescaled values (…, 3, H, W) → the same without the mean, divided by the standard deviation."""
+        if self.mean is None or self.std is None:
+            return values
+        mean, std = (torch.tensor(c, dtype=values.dtype, device=values.device) for c in (self.mean, self.std))
+        return (values - mean[:, None, None]) / std[:, None, None]
+
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """What (height, width) an image of this size is resized to, before it is cropped."""
         if self.size is None:
@@ -171,17 +199,15 @@ def read_image(source: Picture) -> Image:
     return array_rgb(source)
 
 
-def image_tensor(image: Picture, settings: ImageSettings) -> Tensor:
-    """An image as a model takes it: (3, H, W), float32.
-
-    Differs by less than a grey level from the image processors of transformers that compute with Pillow.
+def image_pixels(image: Picture, settings: ImageSettings) -> Tensor:
+    """An image, resized and cropped: (3, H, W) uint8, RGB.
 
     Args:
         image: whatever `read_image` takes.
-        settings: what the model was trained with.
+        settings: what the model was trained with, or is to be.
 
     Raises:
-        InputError: the image cannot be read, or is so narrow that it would have too many pixels when resized.
+        InputError: as `image_tensor`.
     """
     import numpy
     from PIL.Image import Resampling
@@ -198,15 +224,25 @@ def image_tensor(image: Picture, settings: ImageSettings) -> Tensor:
         height, width = settings.crop
         top, left = (rows - height) // 2, (columns - width) // 2
         read = read.crop((left, top, left + width, top + height))  # black where that is outside
-    pixels = torch.from_numpy(numpy.array(read)).permute(2, 0, 1)  # (3, H, W) uint8
-    values = pixels.to(torch.float64)
+    return torch.from_numpy(numpy.array(read)).permute(2, 0, 1)
+
+
+def image_tensor(image: Picture, settings: ImageSettings) -> Tensor:
+    """An image as a model takes it: (3, H, W), float32.
+
+    Differs by less than a grey level from the image processors of transformers that compute with Pillow.
+
+    Args:
+        image: whatever `read_image` takes.
+        settings: what the model was trained with.
+
+    Raises:
+        InputError: the image cannot be read, or is so narrow that it would have too many pixels when resized.
+    """
+    values = image_pixels(image, settings).to(torch.float64)
     if settings.rescale is not None:
         values = values * settings.rescale
-    values = values.to(torch.float32)
-    if settings.mean is not None:
-        mean, std = (torch.tensor(c, dtype=torch.float32)[:, None, None] for c in (settings.mean, settings.std))
-        values = (values - mean) / std
-    return values.contiguous()
+    return settings.normalised(values.to(torch.float32)).contiguous()
 
 
 def patch_boxes(
