@@ -100,3 +100,21 @@ def test_refuses(rows: int, columns: int, labels: int, settings: dict[str, float
         linear_cross_entropy(
             torch.zeros(rows, columns), torch.zeros(V, d), torch.zeros(labels, dtype=torch.int64), **settings
         )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weighted_rows_agree_with_plain_autograd(smoothing: float) -> None:
+    hidden, weight, labels = inputs(0.0)
+    weights = torch.randn(N, dtype=torch.float64).index_fill(0, torch.tensor([2, 7]), 0)
+    losses = F.cross_entropy(hidden @ weight.T, labels, label_smoothing=smoothing, reduction="none")
+    actual = linear_cross_entropy(hidden, weight, labels, smoothing=smoothing, weights=weights, chunk=4)
+    expected = (weights * losses).mean()
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    ours = torch.autograd.grad(actual, (hidden, weight))
+    torch.testing.assert_close(ours, torch.autograd.grad(expected, (hidden, weight)), rtol=1e-9, atol=1e-9)
+
+
+def test_weights_do_not_go_with_r_drop() -> None:
+    hidden, weight, labels = inputs(1.0)
+    with pytest.raises(ValueError, match="weights is .* r_drop 0"):
+        linear_cross_entropy(hidden, weight, labels, r_drop=1.0, weights=torch.ones(N))

@@ -40,6 +40,7 @@ def linear_cross_entropy(
     *,
     smoothing: float = 0.0,
     r_drop: float = 0.0,
+    weights: Tensor | None = None,
     chunk: int = CHUNK,
 ) -> Tensor:
     """Mean label-smoothed cross-entropy of softmax(hidden · weightᵀ), in memory that does not grow with N·V.
@@ -54,6 +55,8 @@ def linear_cross_entropy(
         labels: (N,) int64, each in [0, V).
         smoothing: the part ε of the target spread evenly over the vocabulary, in [0, 1). Default 0.
         r_drop: R-Drop's α, at least 0. Default 0, one pass.
+        weights: (N,), of any sign: what each row's loss is multiplied by before the mean over the N rows. Default 1;
+            not with `r_drop`.
         chunk: rows (or pairs of rows) a chunk; changes speed and memory, not the result. Default 256.
 
     Returns:
@@ -70,10 +73,14 @@ def linear_cross_entropy(
         raise ValueError(f"smoothing is {smoothing}; it may be from 0 up to, but not including, 1")
     if r_drop < 0:
         raise ValueError(f"r_drop is {r_drop}; it may be 0 or more")
+    if weights is not None and (r_drop > 0 or weights.shape != labels.shape):
+        raise ValueError(f"weights is {tuple(weights.shape)}; it may be {tuple(labels.shape)}, and r_drop 0")
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; it may be 1 or more")
     with_gradients = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, labels, smoothing, r_drop, chunk, with_gradients)  # pyright: ignore[reportAssignmentType]
+    loss: Tensor = _LinearCrossEntropy.apply(  # pyright: ignore[reportAssignmentType]
+        hidden, weight, labels, weights, smoothing, r_drop, chunk, with_gradients
+    )
     return loss
 
 
@@ -100,15 +107,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         labels: Tensor,
+        weights: Tensor | None,
         smoothing: float,
         r_drop: float,
         chunk: int,
         with_gradients: bool,
     ) -> Tensor:
-        walk = _paired if r_drop > 0 else _single
-        total, gradients = walk(hidden, weight, labels, r_drop, chunk, with_gradients)
+        if r_drop > 0:
+            total, gradients = _paired(hidden, weight, labels, r_drop, chunk, with_gradients)
+        else:
+            total, gradients = _single(hidden, weight, weights, chunk, with_gradients)
         targets = labels.repeat(2) if r_drop > 0 else labels
-        total -= _towards_targets(hidden, weight, targets, smoothing, gradients)
+        total -= _towards_targets(hidden, weight, targets, weights, smoothing, gradients)
         rows = hidden.shape[0]
         if gradients is not None:
             gradients.hidden.div_(rows)
@@ -120,20 +130,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = grad_outputs
         hidden, weight = ctx.saved_tensors
-        return hidden * scale, weight * scale, None, None, None, None, None
+        return hidden * scale, weight * scale, None, None, None, None, None, None
 
 
 def _towards_targets(
-    hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, gradients: _Gradients | None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: Tensor | None,
+    smoothing: float,
+    gradients: _Gradients | None,
 ) -> Tensor:
-    """Sum over rows of (1 - ε) z_y + ε mean(z), subtracting its gradient from `gradients` in place."""
+    """Weighted sum over rows of (1 - ε) z_y + ε mean(z), subtracting its gradient from `gradients` in place."""
     chosen = weight.index_select(0, targets)  # (N, d)
     mean_weight = weight.mean(0)  # (d,)
+    if weights is not None:
+        hidden = hidden * weights[:, None]
     total_hidden = hidden.sum(0)  # (d,)
     value = (1 - smoothing) * torch.dot(hidden.flatten(), chosen.flatten())
     value += smoothing * torch.dot(total_hidden, mean_weight)
     if gradients is not None:
-        gradients.hidden.sub_(chosen, alpha=1 - smoothing).sub_(mean_weight, alpha=smoothing)
+        wanted = chosen.mul_(1 - smoothing).add_(mean_weight, alpha=smoothing)  # (N, d)
+        gradients.hidden.sub_(wanted if weights is None else wanted.mul_(weights[:, None]))
         gradients.weight.index_add_(0, targets, hidden, alpha=-(1 - smoothing))
         gradients.weight.sub_(total_hidden, alpha=smoothing / weight.shape[0])
     return value
@@ -150,9 +168,9 @@ def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _single(
-    hidden: Tensor, weight: Tensor, labels: Tensor, r_drop: float, chunk: int, with_gradients: bool
+    hidden: Tensor, weight: Tensor, weights: Tensor | None, chunk: int, with_gradients: bool
 ) -> tuple[Tensor, _Gradients | None]:
-    """Sum of logsumexp over the rows, and the gradients of that sum."""
+    """Weighted sum of logsumexp over the rows, and the gradients of that sum."""
     rows = hidden.shape[0]
     buffer = hidden.new_empty(min(chunk, rows), weight.shape[0])
     total = hidden.new_zeros(())
@@ -161,6 +179,9 @@ def _single(
         part = hidden[first : first + chunk]
         logits = torch.mm(part, weight.T, out=buffer[: len(part)])  # (rows, V)
         sums, logsumexp = _exponentials(logits)
+        if weights is not None:
+            column = weights[first : first + chunk, None]
+            logsumexp, sums = logsumexp * column, sums / column  # by a weight of 0 infinity, which gives 0 below
         total += logsumexp.sum()
         if gradients is not None:  # softmax is logits / sums; dividing d columns is cheaper than dividing V
             torch.mm(logits, weight, out=gradients.hidden[first : first + chunk]).div_(sums)

@@ -151,6 +151,9 @@ def translate(
     out: Out,
     source: Annotated[str, typer.Option("--from", help="The language that is read; a column of TABLE.")] = "source",
     target: Annotated[str, typer.Option("--to", help="The language that is written; a column of TABLE.")] = "target",
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", metavar="DIR", help="Go on from this translator, a run's model.")
+    ] = None,
     validation: Annotated[
         list[Path] | None, typer.Option(help="Pairs to validate on, given twice for two files; else a twentieth.")
     ] = None,
@@ -160,15 +163,19 @@ def translate(
     workers: Annotated[int, typer.Option(min=1, help="Processes of a thread each; at most the recipe's shards.")] = 1,
     quiet: Quiet = False,
 ) -> None:
-    """Learn to translate: a new encoder and decoder, from pairs of sentences.
+    """Learn to translate: a new encoder and decoder, or a translator that learns on, from pairs of sentences.
 
     Two files, plain or .gz, have a sentence a line; a .csv, .tsv, .jsonl or .parquet file has two columns. At the end
-    checkpoints are averaged and the search is chosen by BLEU on the validation pairs.
+    checkpoints are averaged and the search is chosen by BLEU on the validation pairs. A trained model gains from
+    minimum risk training, in which translations it draws itself are held against the references.
 
     Examples:
 
     - `regard train translate train.en train.de --from en --to de --out runs/en-de`
     - `regard train translate pairs.tsv --from en --to fr --validation dev.tsv --steps 8000 --out runs/en-fr`
+    - `regard train translate train.en train.de --model runs/en-de/model --out runs/lower-risk
+      --set samples=8 --set dropout=0 --set batch_tokens=1024 --set schedule=cosine --set peak_learning_rate=1e-4
+      --set warmup=20 --steps 1200`
     - `regard translate -m runs/en-de/model "A dog runs."`
     """
     from regard.training import TrainingError
@@ -183,7 +190,8 @@ def translate(
             return read_table(paths[0], source, target, Skipped())
         raise TrainingError(f"{len(paths)} files are given; it may be two, line by line, or one table")
 
-    recipe = _recipe(TranslationRecipe, out, _given(steps=steps), settings, resume)
+    given = _given(model=None if model is None else str(model), steps=steps)
+    recipe = _recipe(TranslationRecipe, out, given, settings, resume)
     text, held_out = pairs(files), pairs(validation) if validation else None
     if text.skipped:
         print(f"{text.skipped:,} pairs are left out: a side is empty", file=sys.stderr)

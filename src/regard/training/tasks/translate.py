@@ -23,7 +23,7 @@ from torch import Tensor
 
 from regard.files import write_atomically
 from regard.inputs.text import TextTokenizer
-from regard.models import save_model
+from regard.models import load_model, save_model
 from regard.models.translator import Translator, TranslatorConfig
 from regard.training.data import Ints, ParallelText, Ragged, SpecialTokens, TranslationBatch, TranslationBatches
 from regard.training.dropout import use_byte_dropout
@@ -31,6 +31,7 @@ from regard.training.errors import TrainingError
 from regard.training.finish import HeldOut, choose
 from regard.training.loop import Outcome, Trainer, TrainerConfig
 from regard.training.loss import linear_cross_entropy
+from regard.training.minimum_risk import risk
 from regard.training.optimiser import OptimiserConfig, build_optimiser, build_schedule
 from regard.training.run import MAY_CHANGE, Run, Trained, agree, common
 from regard.training.subwords import SubwordSampler
@@ -39,8 +40,14 @@ from regard.training.tables import Skipped, read_rows
 
 @dataclass(frozen=True)
 class TranslationRecipe:
-    """How a translator is built and trained; the defaults are for some thirty thousand short pairs on a CPU."""
+    """How a translator is built and trained; the defaults are for some thirty thousand short pairs on a CPU.
 
+    One that goes on from a model has its vocabulary and its sizes.
+    """
+
+    model: str | None = None  # a saved translator whose training goes on; None is a new model
+    samples: int = 0  # drawn translations of each source; with 2 or more, BLEU's risk is lowered: see minimum_risk.py
+    temperature: float = 0.7  # that these are drawn with
     vocab_size: int = 6000  # pieces of the joint vocabulary
     bpe_dropout: float = 0.0  # probability of leaving out a merge of the training text, another draw every epoch
     d_model: int = 128  # width of every position
@@ -69,6 +76,12 @@ class TranslationRecipe:
     checkpoint_every: int = 500  # steps
     keep: int = 20  # checkpoints kept for averaging, the best besides
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.samples == 1 or self.samples < 0:
+            raise TrainingError(f"samples is {self.samples}; it may be 2 or more, or 0")
+        if not self.temperature > 0:
+            raise TrainingError(f"temperature is {self.temperature}; it may be more than 0")
 
     def translator(self, tokenizer: TextTokenizer) -> TranslatorConfig:
         """The model's part."""
@@ -110,7 +123,7 @@ class TranslationTask:
         validation: ParallelText,
         recipe: TranslationRecipe,
     ) -> None:
-        self.model, self.recipe = model, recipe
+        self.model, self.recipe, self._tokenizer = model, recipe, tokenizer
         self._budget = recipe.batch_tokens // recipe.shards
         self._special = SpecialTokens(tokenizer.pad, tokenizer.bos, tokenizer.eos)
         seed, dropout = recipe.seed, recipe.bpe_dropout
@@ -138,8 +151,10 @@ class TranslationTask:
         )
 
     def step(self, batch: TranslationBatch) -> Tensor:
-        """Mean label-smoothed cross-entropy of a batch, with R-Drop if the recipe has it."""
+        """Mean label-smoothed cross-entropy of a batch, with R-Drop if the recipe has it; or its risk."""
         recipe = self.recipe
+        if recipe.samples:
+            return risk(self.model, self._tokenizer, batch, samples=recipe.samples, temperature=recipe.temperature)
         return self._loss(batch, smoothing=recipe.label_smoothing, r_drop=recipe.r_drop if batch.passes > 1 else 0.0)
 
     def tokens(self, batch: TranslationBatch) -> int:
@@ -223,9 +238,8 @@ def train_translator(
     data = {"training": fingerprint(train), "validation": fingerprint(validation)}
     free = MAY_CHANGE if recipe.schedule == "cosine" else MAY_CHANGE | {"steps"}
     agree(out / "recipe.json", recipe, data, resume=resume, free=free)
-    tokenizer = _tokenizer(out / "tokenizer.json", train, recipe)
     torch.manual_seed(recipe.seed)
-    model = Translator(recipe.translator(tokenizer))
+    model, tokenizer = _model(out, train, recipe)
     use_byte_dropout(model)
     task = TranslationTask(model, tokenizer, train, validation, recipe)
     settings = recipe.optimiser()
@@ -355,6 +369,20 @@ def fingerprint(text: ParallelText) -> str:
     """What tells these pairs from others: their number and a hash of their content."""
     digest = hashlib.sha256(json.dumps([text.source, text.target]).encode()).hexdigest()
     return f"{len(text.source):,} pairs, SHA-256 {digest[:16]}"
+
+
+def _model(out: Path, train: ParallelText, recipe: TranslationRecipe) -> tuple[Translator, TextTokenizer]:
+    """The model before it learns, and its tokenizer."""
+    if recipe.model is None:
+        tokenizer = _tokenizer(out / "tokenizer.json", train, recipe)
+        return Translator(recipe.translator(tokenizer)), tokenizer
+    saved = load_model(recipe.model)
+    if not isinstance(saved.model, Translator):
+        raise TrainingError(f"model is {recipe.model}, for {saved.task}; it may be a translator that regard saved")
+    own = {name: getattr(recipe, name) for name in ("dropout", "attention_dropout", "activation_dropout")}
+    model = Translator(dataclasses.replace(saved.model.config, **own))
+    model.load_state_dict(saved.model.state_dict())
+    return model, saved.tokenizer
 
 
 def _tokenizer(path: Path, train: ParallelText, recipe: TranslationRecipe) -> TextTokenizer:

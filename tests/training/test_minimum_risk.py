@@ -1,0 +1,142 @@
+"""Minimum risk training: its measure, its draws, its gradient, and that it raises BLEU."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sacrebleu.metrics.bleu import BLEU
+
+from regard.inputs.text import TextTokenizer
+from regard.models import save_model
+from regard.models.translator import Translator, TranslatorConfig
+from regard.training import TrainingError
+from regard.training.data import Ragged, SpecialTokens, TranslationBatch, TranslationBatches
+from regard.training.minimum_risk import draw_translations, risk, sentence_bleu
+from regard.training.tasks.translate import TranslationRecipe, train_translator
+from tests.training.test_translate import RECIPE, losses, text
+
+WORDS = ["Hund", "Katze", "rennt", "ein", "eine", "alt", "und"]
+sentences = st.lists(st.sampled_from(WORDS), min_size=4, max_size=12).map(" ".join)
+
+
+@given(hypothesis=sentences, reference=sentences)
+def test_sentence_bleu_is_that_of_sacrebleu(hypothesis: str, reference: str) -> None:
+    theirs = BLEU(smooth_method="add-k", smooth_value=1, tokenize="none", effective_order=False)
+    expected = theirs.sentence_score(hypothesis, [reference]).score / 100
+    assert math.isclose(sentence_bleu(hypothesis, reference), expected, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def test_an_empty_translation_is_worth_nothing() -> None:
+    assert sentence_bleu("", "Ein Hund.") == 0.0
+
+
+def small() -> tuple[Translator, TextTokenizer, TranslationBatch]:
+    pairs = text(60)
+    tokenizer = TextTokenizer.train_bpe([*pairs.source, *pairs.target], 320)
+    special = SpecialTokens(tokenizer.pad, tokenizer.bos, tokenizer.eos)
+    sides = [Ragged.of([ids[:-1] for ids in tokenizer.encode_batch(side[:6])]) for side in (pairs.source, pairs.target)]
+    batch = TranslationBatches(*sides, budget=512, special=special)[0]
+    torch.manual_seed(0)
+    config = TranslatorConfig(
+        tokenizer.vocab_size,
+        d_model=16,
+        heads=2,
+        encoder_layers=1,
+        decoder_layers=1,
+        feed_forward=32,
+        dropout=0.0,
+        pad=tokenizer.pad,
+        bos=tokenizer.bos,
+        eos=tokenizer.eos,
+    )
+    return Translator(config), tokenizer, batch
+
+
+def test_what_is_drawn_is_distributed_as_the_model_says() -> None:
+    model, tokenizer, batch = small()
+    with torch.no_grad():
+        model.embedding.weight.mul_(2)  # an untrained model finds everything alike
+    banned = (tokenizer.pad, tokenizer.bos, tokenizer.unk)
+    drawn = draw_translations(model.eval(), batch, samples=4000, temperature=0.7, banned=banned)
+    assert not torch.isin(drawn[:, 0], torch.tensor(banned)).any()
+    start = torch.full((len(batch.source), 1), tokenizer.bos)
+    scores = model(batch.source, batch.source_lengths, start)[:, 0]  # (S, V)
+    scores[:, list(banned)] = -torch.inf
+    expected = (scores / 0.7).softmax(-1)
+    found = torch.stack([row.bincount(minlength=tokenizer.vocab_size) for row in drawn[:, 0].view(-1, 4000)]) / 4000
+    assert (found - expected).abs().max() < 5 * (0.25 / 4000) ** 0.5
+    after = (drawn == tokenizer.eos).cumsum(1) - (drawn == tokenizer.eos).long()  # ends before each place
+    assert ((drawn == tokenizer.pad) == (after > 0)).all()
+
+
+def test_the_gradient_is_that_of_the_formula() -> None:
+    model, tokenizer, batch = small()
+    model.train()
+    torch.manual_seed(5)
+    value = risk(model, tokenizer, batch, samples=3, temperature=0.8)
+    assert model.training
+    value.backward()
+    ours = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    model.zero_grad()
+
+    torch.manual_seed(5)
+    drawn = draw_translations(
+        model.eval(), batch, samples=3, temperature=0.8, banned=(tokenizer.pad, tokenizer.bos, tokenizer.unk)
+    ).view(len(batch.source), 3, -1)
+    special = {tokenizer.pad, tokenizer.bos, tokenizer.eos}
+    total, missed = torch.zeros(()), 0.0
+    for s, translations in enumerate(drawn):
+        reference = tokenizer.decode([i for i in batch.target[s].tolist() if i not in special])
+        gains = [
+            sentence_bleu(tokenizer.decode([i for i in ids.tolist() if i not in special]), reference)
+            for ids in translations
+        ]
+        missed += sum(1 - gain for gain in gains)
+        for k, ids in enumerate(translations):
+            written = ids[ids != tokenizer.pad]
+            decoded = torch.cat([torch.tensor([tokenizer.bos]), written[:-1]])
+            length = batch.source_lengths[s]
+            logits = model(batch.source[s : s + 1, :length], length[None], decoded[None])[0] / 0.8
+            log_probability = logits.log_softmax(-1).gather(1, written[:, None]).sum()
+            others = [gain for other, gain in enumerate(gains) if other != k]
+            total = total - (gains[k] - sum(others) / 2) * log_probability
+    (total / (3 * batch.tokens)).backward()
+    assert math.isclose(value.item(), missed / (3 * len(drawn)), rel_tol=1e-5)
+    theirs = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert len(ours) == len(theirs) > 0
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-7)
+
+
+def test_a_trained_translator_gets_better_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    likelihood = dataclasses.replace(RECIPE, bpe_dropout=0.0, steps=60, keep=1)
+    first = train_translator(text(300), text(20), likelihood, out=tmp_path / "first", progress=False)
+    saved = save_model(tmp_path / "model", first.model, first.tokenizer, card="# A model")
+    lower = TranslationRecipe(
+        model=str(saved), samples=6, dropout=0.0, batch_tokens=512, steps=60, warmup=5, peak_learning_rate=0.002,
+        checkpoint_every=20, validate_every=60,
+    )  # fmt: skip
+    trained = train_translator(text(300), text(20), lower, out=tmp_path / "lower", progress=False)
+    assert trained.model.config.d_model == RECIPE.d_model and trained.tokenizer.to_json() == first.tokenizer.to_json()
+    whole = losses(tmp_path / "lower")
+    begun, ended = (sum(loss for _, loss in part) / 10 for part in (whole[:10], whole[-10:]))
+    assert ended < 0.8 * begun
+    for checkpoint in trained.trainer.checkpoints.paths[1:]:
+        checkpoint.unlink()
+    (tmp_path / "lower" / "checkpoints" / "best.json").unlink(missing_ok=True)
+    train_translator(text(300), text(20), lower, out=tmp_path / "lower", resume=True, progress=False)
+    assert losses(tmp_path / "lower") == whole
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"samples": 1}, "samples is 1; it may be 2 or more, or 0"), ({"temperature": 0.0}, "temperature is 0.0")],
+)
+def test_refuses(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        TranslationRecipe(**settings)
