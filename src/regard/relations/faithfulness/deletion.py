@@ -17,8 +17,8 @@ from torch import Tensor
 
 BINS = (1.0, 5.0, 10.0, 20.0, 50.0)
 """Percent of the elements, of which comprehensiveness and sufficiency take the mean (arXiv 1911.03429)."""
-POINTS = 100
-"""Steps of a curve at most: one element a step where there are no more."""
+POINTS = 10
+"""Steps of a curve at most, evenly spread: one element a step where there are no more."""
 CONTROL = "random"
 """What the mean over rankings at random is called among methods."""
 Answer = Callable[[Tensor], Tensor]
@@ -129,8 +129,8 @@ def faithfulness_of(
     ranks = torch.stack(orders).argsort(-1)  # (R, N), 0 for the element with the highest score
     in_bins = [math.ceil(N * bin / 100) for bin in bins]
     steps = min(N, points)
-    curve = sorted({round(N * i / steps) for i in range(steps + 1)} | {*in_bins})
-    of = _answers(answer, ranks, [METRICS[name] for name in metrics], curve, [0, *in_bins, N])
+    curve = [round(N * i / steps) for i in range(steps + 1)]
+    of = _answers(answer, ranks, [METRICS[name] for name in metrics], curve, in_bins)
     values = {name: _value(METRICS[name], of, curve, in_bins, N) for name in metrics}  # (R,) each
     found = {method: {name: float(values[name][i]) for name in metrics} for i, method in enumerate(scores)}
     found[CONTROL] = {name: float(values[name][len(scores) :].mean()) for name in metrics}
@@ -143,8 +143,9 @@ def _answers(
     """The answer to every copy that these metrics need, of each ranking, (R,)."""
     asked: dict[_Copy, Tensor] = {}  # which elements each ranking's copy keeps, (R, N)
     for kept in sorted({metric.kept for metric in metrics}):
-        whole = any(metric.over == "curve" for metric in metrics if metric.kept is kept)
-        for count in curve if whole else bins:
+        over = {metric.over for metric in metrics if metric.kept is kept}
+        everything = ranks.shape[-1] if kept else 0
+        for count in {*(curve if "curve" in over else ()), *((everything, *bins) if "bins" in over else ())}:
             asked[kept, count] = (ranks < count) if kept else (ranks >= count)
     copies, place = torch.unique(torch.cat([*asked.values()]), dim=0, return_inverse=True)
     answers = answer(copies).detach().double().cpu()
