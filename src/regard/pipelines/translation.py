@@ -171,6 +171,25 @@ class TranslationPipeline:
             if progress is not None:
                 progress(done)
 
+    def given(self, source: str, target: str, name: str = "text") -> Translation:
+        """A source and a target as if the model had answered so, to be asked for relations; its score is 0.
+
+        Args:
+            source: the text, read as one that is translated.
+            target: the answer.
+            name: what messages call them.
+
+        Raises:
+            TextTooLong: if either has more pieces than the model has positions.
+            ValueError: if either is empty.
+        """
+        if not source.strip() or not target.strip():
+            raise ValueError(f"{name} is empty on one side: there is nothing to relate")
+        source = self._as_read(source)
+        pieces = [self.tokenizer.encode_batch([source])[0], self.target_tokenizer.encode_batch([target])[0]]
+        self._check_lengths(pieces, [f"the source of {name}", f"the target of {name}"])
+        return Translation(source, target, 0.0, tuple(pieces[0]), tuple(pieces[1]), self)
+
     def check_lines(self, lines: Iterable[str]) -> None:
         """Finds out before the work whether every line can be translated.
 
