@@ -59,6 +59,15 @@ def test_language_model(run, tmp_path: Path) -> None:
     assert code == 2 and len(err) == 1 and "so training stopped; " in err[0]
 
 
+def test_a_baseline(run, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be\n" * 40)
+    small = ("--set", "context=8", "--set", "d_model=16", "--characters", "--threads", "1", "--quiet", "--steps", "4")
+    code, out, err = run("language-model", "text.txt", "--set", "family=lstm", *small, "--out", "run")
+    assert code == 0 and out.startswith("run/model: 4 steps, validation loss ") and not err
+    code, _, err = run("language-model", "text.txt", "--set", "family=tree", *small, "--out", "other")
+    assert (code, err) == (2, ["regard: family is 'tree'; it may be 'transformer', 'rnn', 'lstm', 'gru'"])
+
+
 def test_masked_language_model(run, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("to be or not to be, that is the question\n" * 40)
     small = (*SETTINGS, "--set", "context=12", "--set", "vocab_size=100", "--quiet", "--steps", "4", "--out", "run")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
+from torch import nn
 
 from regard.generation.beam import Hypothesis, beam_search
 from regard.generation.constraints import Constraints
 from regard.generation.steps import EncoderDecoderSteps
 from regard.inputs.text import TextTokenizer
-from regard.models.translator import Translator
+from regard.models.encoder_decoder import EncoderDecoder
 
 BATCH_TOKENS = 2048
 """Source positions, padding among them, that are computed together at most."""
@@ -20,9 +22,15 @@ BATCH_PIECES = 2**15
 it: with 4 layers of width 128 to 128 MiB, and as much again where hypotheses are reordered."""
 
 
+class SentenceTranslator(EncoderDecoder, Protocol):
+    """An `EncoderDecoder` with one vocabulary for source and target."""
+
+    embedding: nn.Embedding
+
+
 @torch.inference_mode()
 def translate_ids(
-    model: Translator,
+    model: SentenceTranslator,
     tokenizer: TextTokenizer,
     sources: Sequence[Sequence[int]],
     *,

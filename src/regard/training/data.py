@@ -7,6 +7,8 @@ batches as one that did not stop, with nothing stored but these three numbers.
 """
 
 import gzip
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from regard.training.errors import TrainingError
+from regard.training.tables import Skipped, read_rows
 
 Ints = npt.NDArray[np.int64]
 
@@ -73,6 +76,54 @@ def read_parallel(source: Path, target: Path) -> ParallelText:
     if not pairs:
         raise TrainingError(f"{source} and {target} have no pair of lines that are both not empty")
     return ParallelText([s for s, _ in pairs], [t for _, t in pairs], len(sources) - len(pairs))
+
+
+def read_table(table: Path, source: str, target: str, skipped: Skipped) -> ParallelText:
+    """Pairs from two columns of a table; see `regard.training.tables.read_rows`.
+
+    Args:
+        table: CSV, TSV, JSON lines or Parquet.
+        source: the column of the sentences.
+        target: the column of their translations.
+        skipped: counts the rows of which a side is empty.
+
+    Raises:
+        TrainingError: if the table cannot be read, has no such column, or no pair is left.
+    """
+    pairs: list[tuple[str, str]] = []
+    for row in read_rows(table, (source, target), skipped):
+        if all(isinstance(side, str) and side.strip() for side in row.values):
+            pairs.append((row.values[0].strip(), row.values[1].strip()))
+        else:
+            skipped.add("a side is empty", row.place)
+    if not pairs:
+        raise TrainingError(f"{table} has no row of which both sides are text")
+    return ParallelText([s for s, _ in pairs], [t for _, t in pairs], sum(skipped.counts.values()))
+
+
+def divided(text: ParallelText, seed: int, most: int = 1000) -> tuple[ParallelText, ParallelText]:
+    """Pairs to learn from, and a twentieth of all, or so many, for validation, drawn by the seed.
+
+    Raises:
+        TrainingError: if there are fewer than two pairs.
+    """
+    count = len(text.source)
+    if count < 2:
+        raise TrainingError(
+            f"there is {count} pair; there must be two or more to learn from one and validate on another"
+        )
+    chosen = {*np.random.default_rng([seed, 2**32]).permutation(count)[: max(1, min(most, count // 20))].tolist()}
+    parts: list[ParallelText] = []
+    for held_out in (False, True):
+        kept = [i for i in range(count) if (i in chosen) == held_out]
+        parts.append(ParallelText([text.source[i] for i in kept], [text.target[i] for i in kept], 0))
+    return parts[0], parts[1]
+
+
+def fingerprint(text: ParallelText) -> str:
+    """What tells these pairs from others: their number and a hash of their content."""
+    digest = hashlib.sha256(json.dumps([text.source, text.target]).encode()).hexdigest()
+    return f"{len(text.source):,} pairs, SHA-256 {digest[:16]}"
 
 
 @dataclass(frozen=True)

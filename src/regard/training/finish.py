@@ -11,9 +11,13 @@ import torch
 from regard.generation import translate_ids
 from regard.inputs.text import TextTokenizer
 from regard.models.translator import Translator
+from regard.training.baselines import RecurrentTranslator
 from regard.training.checkpoint import Checkpoints, average_weights
 from regard.training.errors import TrainingError
 from regard.training.metrics import Bleu, raw_bleu, tokenised_bleu
+
+AnyTranslator = Translator | RecurrentTranslator
+"""The translator, or the one that it is compared with."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Finished:
     validation: dict[str, Bleu]
 
 
-def decode(model: Translator, tokenizer: TextTokenizer, texts: Sequence[str], decoding: Decoding) -> list[str]:
+def decode(model: AnyTranslator, tokenizer: TextTokenizer, texts: Sequence[str], decoding: Decoding) -> list[str]:
     """Translate texts, in order.
 
     Args:
@@ -79,7 +83,7 @@ def decode(model: Translator, tokenizer: TextTokenizer, texts: Sequence[str], de
 
 
 def choose(
-    model: Translator,
+    model: AnyTranslator,
     tokenizer: TextTokenizer,
     checkpoints: Checkpoints,
     validation: HeldOut,
@@ -124,7 +128,7 @@ def choose(
     return Finished(averaged, decoding, tried, validation.evaluate(written[decoding]))
 
 
-def round_to_float16(model: Translator) -> None:
+def round_to_float16(model: AnyTranslator) -> None:
     """Rounds every weight as saving in float16 will, so that what is measured is what is shipped."""
     with torch.no_grad():
         for parameter in model.parameters():

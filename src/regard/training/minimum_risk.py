@@ -24,8 +24,8 @@ from torch import Tensor
 from regard.generation.sampling import draw
 from regard.generation.steps import EncoderDecoderSteps
 from regard.inputs.text import TextTokenizer
-from regard.models.translator import Translator
 from regard.training.data import TranslationBatch
+from regard.training.finish import AnyTranslator
 from regard.training.loss import linear_cross_entropy
 
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -73,7 +73,7 @@ def _bleu(hypothesis: _Sentence, reference: _Sentence) -> float:
 
 
 def draw_translations(
-    model: Translator, batch: TranslationBatch, *, samples: int, temperature: float, banned: Sequence[int]
+    model: AnyTranslator, batch: TranslationBatch, *, samples: int, temperature: float, banned: Sequence[int]
 ) -> Tensor:
     """Translations drawn from a model, piece by piece, with torch's default generator.
 
@@ -107,7 +107,7 @@ def draw_translations(
 
 
 def risk(
-    model: Translator, tokenizer: TextTokenizer, batch: TranslationBatch, *, samples: int, temperature: float
+    model: AnyTranslator, tokenizer: TextTokenizer, batch: TranslationBatch, *, samples: int, temperature: float
 ) -> Tensor:
     """The mean risk of a batch's sources, with a gradient that lowers it; the value is of the translations drawn.
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from regard.files import replace_directory, write_atomically
 from regard.models import Checkpoint
+from regard.training.baselines.saved import Baseline
 from regard.training.checkpoint import load_weights
 from regard.training.errors import StorageError, TrainingError
 from regard.training.loop import Outcome, Task, Trainer, TrainerConfig
@@ -220,6 +221,23 @@ def recorded(kind: type[RecipeT], out: Path) -> RecipeT | None:
     return changed(kind(), settings)
 
 
+def only_of_transformers(recipe: Any, *names: str) -> None:
+    """Refuse settings that a baseline has nothing for.
+
+    Args:
+        recipe: with a family.
+        names: of fields that must be as they are unless given.
+
+    Raises:
+        TrainingError: if one of them is set and the family is none of Transformers.
+    """
+    defaults = type(recipe)()
+    for name in names:
+        if recipe.family != "transformer" and getattr(recipe, name) != getattr(defaults, name):
+            usual = json.dumps(getattr(defaults, name))
+            raise TrainingError(f"{name} is {getattr(recipe, name)!r}; it may be {usual} with family {recipe.family!r}")
+
+
 def learnt_files(directory: Path, make: Callable[[], Mapping[str, bytes]]) -> dict[str, bytes]:
     """The files of a run's tokenizer, made and written where there are none.
 
@@ -234,7 +252,9 @@ def learnt_files(directory: Path, make: Callable[[], Mapping[str, bytes]]) -> di
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
-def learn(checkpoint: Checkpoint, task: Task[Any], recipe: Recipe, run: Run) -> tuple[Outcome, dict[str, float]]:
+def learn(
+    checkpoint: Checkpoint | Baseline, task: Task[Any], recipe: Recipe, run: Run
+) -> tuple[Outcome, dict[str, float]]:
     """Train a model on a task, and leave it with the weights that did best, in evaluation mode.
 
     Returns:
@@ -244,15 +264,16 @@ def learn(checkpoint: Checkpoint, task: Task[Any], recipe: Recipe, run: Run) -> 
         TrainingError: as `Trainer.run`.
     """
     model, settings = checkpoint.model, recipe.optimiser_config()
+    loop = common(TrainerConfig, recipe)
+    if isinstance(checkpoint, Baseline):
+        loop["watch_every"] = 0  # no attention to look at
     trainer = Trainer(
         model,
         task,
         build_optimiser(model, settings),
         build_schedule(settings, recipe.steps),
         out=run.out,
-        config=TrainerConfig(
-            workers=run.workers, progress=run.progress, tensorboard=run.tensorboard, **common(TrainerConfig, recipe)
-        ),
+        config=TrainerConfig(workers=run.workers, progress=run.progress, tensorboard=run.tensorboard, **loop),
     )
     outcome = trainer.run(resume=run.resume)
     kept = trainer.checkpoints.best or trainer.checkpoints.latest

@@ -63,6 +63,7 @@ def language_model(
 
     - `regard train language-model shakespeare.txt --characters --steps 2000 --out runs/shakespeare`
     - `regard train language-model shakespeare.txt --out runs/shakespeare --resume`
+    - `regard train language-model shakespeare.txt --set family=lstm --out runs/lstm`, a baseline: also rnn and gru
     - `regard train language-model notes/*.txt --model SmolLM2-135M/ --set peak_learning_rate=1e-4 --out runs/notes`
     - `regard generate -m runs/shakespeare/model "ROMEO:"`
     """
@@ -132,6 +133,7 @@ def classify_text(
 
     - `regard train classify-text reviews.csv --text review --label stars --out runs/reviews`
     - `regard train classify-text train.tsv --validation dev.tsv --text sentence --set size=small --out runs/sst2`
+    - `regard train classify-text reviews.csv --set family=cnn --out runs/cnn`, a baseline: also rnn, lstm and gru
     - `regard train classify-text mail.jsonl --model MiniLM-L6/ --set peak_learning_rate=5e-5 --out runs/mail`
     - `regard classify -m runs/reviews/model "Not my cup of tea."`
     """
@@ -172,6 +174,7 @@ def translate(
     Examples:
 
     - `regard train translate train.en train.de --from en --to de --out runs/en-de`
+    - `regard train translate train.en train.de --set family=lstm --out runs/lstm`, a baseline with attention
     - `regard train translate pairs.tsv --from en --to fr --validation dev.tsv --steps 8000 --out runs/en-fr`
     - `regard train translate train.en train.de --model runs/en-de/model --out runs/lower-risk
       --set samples=8 --set dropout=0 --set batch_tokens=1024 --set schedule=cosine --set peak_learning_rate=1e-4
@@ -179,9 +182,9 @@ def translate(
     - `regard translate -m runs/en-de/model "A dog runs."`
     """
     from regard.training import TrainingError
-    from regard.training.data import ParallelText, read_parallel
+    from regard.training.data import ParallelText, read_parallel, read_table
     from regard.training.tables import Skipped
-    from regard.training.tasks.translate import Languages, TranslationRecipe, read_table, train_translation
+    from regard.training.tasks.translate import Languages, TranslationRecipe, train_translation
 
     def pairs(paths: list[Path]) -> ParallelText:
         if len(paths) == 2:
@@ -225,6 +228,8 @@ def _run(out: Path, resume: bool, threads: int | None, tensorboard: bool, quiet:
 
 def _finish(work: Callable[[], Trained], use: str) -> None:
     """Train, and say what came of it."""
+    from regard.training.baselines.saved import BASELINES
+
     trained = work()
     for sentence in trained.skipped:
         print(sentence, file=sys.stderr)
@@ -234,4 +239,5 @@ def _finish(work: Callable[[], Trained], use: str) -> None:
     if not trained.outcome.finished:
         print("Stopped before the last step; the same command with --resume goes on.", file=sys.stderr)
         raise KeyboardInterrupt
-    print(f"Use it: regard {use} {trained.directory}", file=sys.stderr)
+    if not isinstance(trained.model, BASELINES):
+        print(f"Use it: regard {use} {trained.directory}", file=sys.stderr)

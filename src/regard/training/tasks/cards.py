@@ -7,6 +7,7 @@ from pathlib import Path
 
 from regard.files import write_atomically
 from regard.models import Checkpoint
+from regard.training.baselines.saved import Baseline
 from regard.training.loop import Outcome
 from regard.training.run import Recipe
 
@@ -23,7 +24,12 @@ A model for the task {task}, trained by `regard train {task}`.
 
 
 def write_card(
-    place: Path, task: str, checkpoint: Checkpoint, recipe: Recipe, outcome: Outcome, scores: Mapping[str, float]
+    place: Path,
+    task: str,
+    checkpoint: Checkpoint | Baseline,
+    recipe: Recipe,
+    outcome: Outcome,
+    scores: Mapping[str, float],
 ) -> None:
     """Write the README.md of a model that was trained.
 

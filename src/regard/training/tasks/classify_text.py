@@ -1,4 +1,5 @@
-"""Classes of texts: a new encoder like BERT, or any that is fine-tuned; texts stand one after another, without padding.
+"""Classes of texts: a new encoder like BERT, any that is fine-tuned, or a recurrent or convolutional network to compare
+them with; texts stand one after another, without padding.
 
 n | texts in a batch    P | all their pieces    d | width    C | classes
 """
@@ -22,11 +23,18 @@ from regard.models import Checkpoint, load
 from regard.models.bert import BertConfig
 from regard.models.checkpoint import new_checkpoint
 from regard.models.classifier import to_classifier
+from regard.training.baselines import (
+    Baseline,
+    ConvolutionalClassifierConfig,
+    RecurrentClassifierConfig,
+    TextBaseline,
+    new_baseline,
+)
 from regard.training.data import Ints, Ragged, offsets_of
 from regard.training.dropout import set_dropout
 from regard.training.errors import TrainingError
 from regard.training.metrics import accuracy, macro_f1
-from regard.training.run import Recipe, Run, Trained, agree, learn, learnt_files
+from regard.training.run import Recipe, Run, Trained, agree, learn, learnt_files, only_of_transformers
 from regard.training.tables import Skipped, fingerprint, names_of, read_rows
 from regard.training.tasks.cards import write_card
 from regard.training.tokens import read_ids, write_ids
@@ -50,16 +58,17 @@ class ClassifyTextRecipe(Recipe):
     label: str = "label"  # column of the classes' names
     columns: str | None = None  # names of all columns, commas between, of tables without a line of names
     model: str | None = None  # what is fine-tuned: an encoder that `regard.load` reads; None is a new model
+    family: Literal["transformer", "rnn", "lstm", "gru", "cnn"] = "transformer"  # of a new model; the rest: baselines
     size: Size = "tiny"  # of a new model; the four below go before it
     d_model: int | None = None  # width
-    layers: int | None = None
-    heads: int | None = None
+    layers: int | None = None  # a convolutional network has one
+    heads: int | None = None  # heads and feed_forward are of Transformers alone
     feed_forward: int | None = None  # hidden width of the feed-forward network
     vocab_size: int = 8000  # word pieces of a new model
     lowercase: bool = True  # of all texts of a new model
     max_pieces: int = 128  # a text's; what it has more is cut off
     batch_pieces: int = 2048  # a batch's, at most
-    dropout: float | None = None  # of every sublayer's output; None is 0.1 in a new model
+    dropout: float | None = None  # of every sublayer's output; None is 0.1 in a new model (cnn: 0.5)
     peak_learning_rate: float = 0.0005
     steps: int = 1000
     validation_fraction: float = 0.1  # of every class, where no table for validation is given
@@ -80,6 +89,21 @@ class ClassifyTextRecipe(Recipe):
             dropout=p,
             attention_dropout=0.0,
             head_dropout=p,
+        )
+
+    def baseline(self, vocab_size: int, classes: int) -> RecurrentClassifierConfig | ConvolutionalClassifierConfig:
+        """The sizes of a new baseline: as wide as the size says, the filters of a convolution a third of that."""
+        assert self.family != "transformer"
+        d_model = SIZES[self.size]["d_model"] if self.d_model is None else self.d_model
+        if self.family == "cnn":
+            p = 0.5 if self.dropout is None else self.dropout
+            return ConvolutionalClassifierConfig(
+                vocab_size, classes, d_model=d_model, filters=max(1, d_model // 3), dropout=p
+            )
+        layers = 2 if self.layers is None else self.layers
+        p = 0.1 if self.dropout is None else self.dropout
+        return RecurrentClassifierConfig(
+            vocab_size, classes, cell=self.family, d_model=d_model, layers=layers, dropout=p
         )
 
 
@@ -151,7 +175,7 @@ class ClassifyTextTask:
     """The task of `Trainer`: a text's class.
 
     Args:
-        model: with `hidden` and `head`, as `regard.models.bert.Bert` has them.
+        model: with `hidden` and `head`, as `regard.models.bert.Bert` has them, or a baseline.
         examples: all of them.
         train: indices of those to learn from.
         validation: the examples to measure on.
@@ -189,6 +213,8 @@ class ClassifyTextTask:
         }
 
     def _scores(self, batch: TextBatch) -> Tensor:
+        if isinstance(self.model, TextBaseline):
+            return self.model.scores(batch.ids, batch.lengths)
         starts = batch.lengths.cumsum(0) - batch.lengths  # (n,)
         positions = torch.arange(len(batch.ids)) - starts.repeat_interleave(batch.lengths)  # (P,)
         hidden = self.model.hidden(batch.ids[None], mask=Documents(batch.lengths), positions=positions[None])
@@ -219,6 +245,7 @@ def train_text_classifier(
         raise TrainingError(
             f"max_pieces is {recipe.max_pieces}; it may be from 8 to batch_pieces, {recipe.batch_pieces}"
         )
+    only_of_transformers(recipe, "model", "heads", "feed_forward", "optimiser")
     skipped = Skipped()
     labels = _labels(table, recipe, skipped)
     run.out.mkdir(parents=True, exist_ok=True)
@@ -266,7 +293,9 @@ def _labels(table: Path, recipe: ClassifyTextRecipe, skipped: Skipped) -> tuple[
     return tuple(sorted(counts, key=lambda label: (int(label) if numbers else 0, label)))
 
 
-def _model(table: Path, labels: tuple[str, ...], recipe: ClassifyTextRecipe, out: Path) -> tuple[Checkpoint, Tokenizer]:
+def _model(
+    table: Path, labels: tuple[str, ...], recipe: ClassifyTextRecipe, out: Path
+) -> tuple[Checkpoint | Baseline, Tokenizer]:
     """The model before it learns, and its tokenizer."""
     if recipe.model is not None:
         found = load(recipe.model)
@@ -282,6 +311,9 @@ def _model(table: Path, labels: tuple[str, ...], recipe: ClassifyTextRecipe, out
         out / "tokenizer", lambda: learn_word_pieces(texts, recipe.vocab_size, lowercase=recipe.lowercase)
     )
     tokenizer = Tokenizer.from_directory(out / "tokenizer")
+    if recipe.family != "transformer":
+        baseline = recipe.baseline(tokenizer.vocab_size, len(labels))
+        return new_baseline(baseline, files=files, about={"labels": [*labels]}), tokenizer
     extra = {"pad_token_id": tokenizer.pad}
     config = recipe.bert(tokenizer.vocab_size, labels)
     return new_checkpoint("bert", config, extra=extra, files=files), tokenizer

@@ -1,4 +1,5 @@
-"""Language models: the next piece of a text, given all before it; a new Llama, or any decoder that is fine-tuned.
+"""Language models: the next piece of a text, given all before it; a new Llama, any decoder that is fine-tuned, or a
+recurrent network to compare them with.
 
 B | windows in a batch    T | context, pieces a window    N = B · T    d | width    V | vocabulary
 """
@@ -17,10 +18,11 @@ from regard.inputs.tokenizer.learn import learn_byte_pairs, learn_characters
 from regard.models import Checkpoint, load
 from regard.models.checkpoint import new_checkpoint
 from regard.models.llama import LlamaConfig
+from regard.training.baselines import Baseline, Cell, RecurrentConfig, new_baseline
 from regard.training.dropout import set_dropout
 from regard.training.errors import TrainingError
 from regard.training.loss import linear_cross_entropy
-from regard.training.run import Recipe, Run, Trained, agree, learn, learnt_files
+from regard.training.run import Recipe, Run, Trained, agree, learn, learnt_files, only_of_transformers
 from regard.training.tasks.cards import write_card
 from regard.training.tasks.texts import Texts, Windows, ids_of, read_texts
 from regard.training.tokens import Ids, chunks
@@ -34,16 +36,24 @@ SIZES: Mapping[str, Mapping[str, int]] = {
 }
 """Sizes of new models: about 0.8, 4.8, 10.6 and 85 million parameters, without their embeddings."""
 
+WIDTHS: Mapping[Cell, Mapping[str, int]] = {
+    "rnn": {"tiny": 444, "small": 1100, "medium": 1630, "large": 4608},
+    "gru": {"tiny": 256, "small": 634, "medium": 940, "large": 2660},
+    "lstm": {"tiny": 222, "small": 550, "medium": 814, "large": 2304},
+}
+"""Widths with which two recurrent layers have the parameters of a Transformer of that size."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelRecipe(Recipe):
     """How a language model is built and trained. Sizes are of new models: one that is fine-tuned has its own."""
 
     model: str | None = None  # what is fine-tuned: anything that `regard.load` reads; None is a new model
+    family: Literal["transformer", "rnn", "lstm", "gru"] = "transformer"  # of a new model; the others are baselines
     size: Size = "tiny"  # of a new model; the four below go before it
     d_model: int | None = None  # width
     layers: int | None = None
-    heads: int | None = None
+    heads: int | None = None  # heads, feed_forward and kv_heads are of Transformers alone
     feed_forward: int | None = None  # hidden width of the gated feed-forward network
     kv_heads: int | None = None  # key/value heads; None: as heads
     tied: bool = True  # the embedding also makes the scores
@@ -71,6 +81,18 @@ class LanguageModelRecipe(Recipe):
             kv_heads=self.kv_heads or heads,
             head_size=sizes["d_model"] // heads,
             max_positions=self.context,
+            tied=self.tied,
+        )
+
+    def recurrent(self, vocab_size: int) -> RecurrentConfig:
+        """The sizes of a new baseline: of two layers unless given, as wide as the size has parameters."""
+        assert self.family != "transformer"
+        return RecurrentConfig(
+            vocab_size=vocab_size,
+            cell=self.family,
+            d_model=WIDTHS[self.family][self.size] if self.d_model is None else self.d_model,
+            layers=2 if self.layers is None else self.layers,
+            dropout=0.0 if self.dropout is None else self.dropout,
             tied=self.tied,
         )
 
@@ -133,6 +155,7 @@ def train_language_model(
             `Trainer.run`.
         ModelError: if the model to be fine-tuned cannot be read, or continues no texts.
     """
+    only_of_transformers(recipe, "model", "heads", "feed_forward", "kv_heads", "optimiser")
     texts, left_out = read_texts(files, validation, recipe.validation_fraction)
     run.out.mkdir(parents=True, exist_ok=True)
     agree(run.out / "recipe.json", recipe, texts.fingerprints(), resume=run.resume, free=recipe.may_change())
@@ -147,7 +170,7 @@ def train_language_model(
     return Trained(checkpoint.model, place, outcome, scores, left_out)
 
 
-def _model(texts: Texts, recipe: LanguageModelRecipe, out: Path) -> tuple[Checkpoint, Tokenizer]:
+def _model(texts: Texts, recipe: LanguageModelRecipe, out: Path) -> tuple[Checkpoint | Baseline, Tokenizer]:
     """The model before it learns, and its tokenizer."""
     if recipe.model is not None:
         found = load(recipe.model)
@@ -160,6 +183,8 @@ def _model(texts: Texts, recipe: LanguageModelRecipe, out: Path) -> tuple[Checkp
         return found, found.tokenizer
     files = learnt_files(out / "tokenizer", lambda: _learn(texts, recipe))
     tokenizer = Tokenizer.from_directory(out / "tokenizer")
+    if recipe.family != "transformer":
+        return new_baseline(recipe.recurrent(tokenizer.vocab_size), files=files), tokenizer
     extra = {"eos_token_id": tokenizer.eos, "bos_token_id": None}
     return new_checkpoint("llama", recipe.llama(tokenizer.vocab_size), extra=extra, files=files), tokenizer
 

@@ -8,9 +8,7 @@ A run is a directory:
 """
 
 import dataclasses
-import hashlib
 import importlib.util
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,17 +23,27 @@ from regard.files import write_atomically
 from regard.inputs.text import TextTokenizer
 from regard.models import load_model, save_model
 from regard.models.translator import Translator, TranslatorConfig
-from regard.training.data import Ints, ParallelText, Ragged, SpecialTokens, TranslationBatch, TranslationBatches
+from regard.training.baselines import RecurrentTranslator, RecurrentTranslatorConfig
+from regard.training.baselines.saved import baseline_of
+from regard.training.data import (
+    Ints,
+    ParallelText,
+    Ragged,
+    SpecialTokens,
+    TranslationBatch,
+    TranslationBatches,
+    divided,
+    fingerprint,
+)
 from regard.training.dropout import use_byte_dropout
 from regard.training.errors import TrainingError
-from regard.training.finish import HeldOut, choose
+from regard.training.finish import AnyTranslator, HeldOut, choose
 from regard.training.loop import Outcome, Trainer, TrainerConfig
 from regard.training.loss import linear_cross_entropy
 from regard.training.minimum_risk import risk
 from regard.training.optimiser import OptimiserConfig, build_optimiser, build_schedule
-from regard.training.run import MAY_CHANGE, Run, Trained, agree, common
+from regard.training.run import MAY_CHANGE, Run, Trained, agree, common, only_of_transformers
 from regard.training.subwords import SubwordSampler
-from regard.training.tables import Skipped, read_rows
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class TranslationRecipe:
     model: str | None = None  # a saved translator whose training goes on; None is a new model
     samples: int = 0  # drawn translations of each source; with 2 or more, BLEU's risk is lowered: see minimum_risk.py
     temperature: float = 0.7  # that these are drawn with
+    family: Literal["transformer", "lstm"] = "transformer"  # lstm: a recurrent translator with attention, the baseline
     vocab_size: int = 6000  # pieces of the joint vocabulary
     bpe_dropout: float = 0.0  # probability of leaving out a merge of the training text, another draw every epoch
     d_model: int = 128  # width of every position
@@ -90,6 +99,14 @@ class TranslationRecipe:
         special = {"pad": tokenizer.pad, "bos": tokenizer.bos, "eos": tokenizer.eos}
         return TranslatorConfig(vocab_size=tokenizer.vocab_size, **special, **shared)
 
+    def build(self, tokenizer: TextTokenizer) -> AnyTranslator:
+        """A new translator."""
+        if self.family == "transformer":
+            return Translator(self.translator(tokenizer))
+        sizes = {**common(RecurrentTranslatorConfig, self), "vocab_size": tokenizer.vocab_size}
+        special = {"pad": tokenizer.pad, "bos": tokenizer.bos, "eos": tokenizer.eos}
+        return RecurrentTranslator(RecurrentTranslatorConfig(**sizes, **special))
+
     def optimiser(self) -> OptimiserConfig:
         """The optimiser's part."""
         return OptimiserConfig(**common(OptimiserConfig, self))
@@ -117,7 +134,7 @@ class TranslationTask:
 
     def __init__(
         self,
-        model: Translator,
+        model: AnyTranslator,
         tokenizer: TextTokenizer,
         train: ParallelText,
         validation: ParallelText,
@@ -200,7 +217,7 @@ def encode(tokenizer: TextTokenizer, texts: list[str]) -> Ragged:
 class TrainedTranslator:
     """What a run leaves behind."""
 
-    model: Translator  # with the last step's weights
+    model: AnyTranslator  # with the last step's weights
     tokenizer: TextTokenizer
     trainer: Trainer[TranslationBatch]
     outcome: Outcome
@@ -234,6 +251,9 @@ def train_translator(
             file of it is damaged, or no pair is short enough for the model.
         DivergedError: if loss or gradient is not finite.
     """
+    only_of_transformers(
+        recipe, "heads", "feed_forward", "attention_dropout", "activation_dropout", "norm_first", "positions"
+    )
     out.mkdir(parents=True, exist_ok=True)
     data = {"training": fingerprint(train), "validation": fingerprint(validation)}
     free = MAY_CHANGE if recipe.schedule == "cosine" else MAY_CHANGE | {"steps"}
@@ -269,48 +289,6 @@ class Languages:
 
     source: str = "source"
     target: str = "target"
-
-
-def read_table(table: Path, source: str, target: str, skipped: Skipped) -> ParallelText:
-    """Pairs from two columns of a table; see `regard.training.tables.read_rows`.
-
-    Args:
-        table: CSV, TSV, JSON lines or Parquet.
-        source: the column of the sentences.
-        target: the column of their translations.
-        skipped: counts the rows of which a side is empty.
-
-    Raises:
-        TrainingError: if the table cannot be read, has no such column, or no pair is left.
-    """
-    pairs: list[tuple[str, str]] = []
-    for row in read_rows(table, (source, target), skipped):
-        if all(isinstance(side, str) and side.strip() for side in row.values):
-            pairs.append((row.values[0].strip(), row.values[1].strip()))
-        else:
-            skipped.add("a side is empty", row.place)
-    if not pairs:
-        raise TrainingError(f"{table} has no row of which both sides are text")
-    return ParallelText([s for s, _ in pairs], [t for _, t in pairs], sum(skipped.counts.values()))
-
-
-def divided(text: ParallelText, seed: int, most: int = 1000) -> tuple[ParallelText, ParallelText]:
-    """Pairs to learn from, and a twentieth of all, or so many, for validation, drawn by the seed.
-
-    Raises:
-        TrainingError: if there are fewer than two pairs.
-    """
-    count = len(text.source)
-    if count < 2:
-        raise TrainingError(
-            f"there is {count} pair; there must be two or more to learn from one and validate on another"
-        )
-    chosen = {*np.random.default_rng([seed, 2**32]).permutation(count)[: max(1, min(most, count // 20))].tolist()}
-    parts: list[ParallelText] = []
-    for held_out in (False, True):
-        kept = [i for i in range(count) if (i in chosen) == held_out]
-        parts.append(ParallelText([text.source[i] for i in kept], [text.target[i] for i in kept], 0))
-    return parts[0], parts[1]
 
 
 def train_translation(
@@ -361,21 +339,19 @@ def train_translation(
         held_out=len(held_out.source),
         bleu=bleu,
     )
-    place = save_model(run.out / "model", trained.model, trained.tokenizer, card=card, about=about)
+    if isinstance(trained.model, RecurrentTranslator):
+        files = {"tokenizer.json": trained.tokenizer.to_json().encode(), "README.md": card.encode()}
+        place = baseline_of(trained.model, files=files, about=about).save(run.out / "model")
+    else:
+        place = save_model(run.out / "model", trained.model, trained.tokenizer, card=card, about=about)
     return Trained(trained.model, place, trained.outcome, {**trained.outcome.progress.scores, "bleu": bleu.score}, [])
 
 
-def fingerprint(text: ParallelText) -> str:
-    """What tells these pairs from others: their number and a hash of their content."""
-    digest = hashlib.sha256(json.dumps([text.source, text.target]).encode()).hexdigest()
-    return f"{len(text.source):,} pairs, SHA-256 {digest[:16]}"
-
-
-def _model(out: Path, train: ParallelText, recipe: TranslationRecipe) -> tuple[Translator, TextTokenizer]:
+def _model(out: Path, train: ParallelText, recipe: TranslationRecipe) -> tuple[AnyTranslator, TextTokenizer]:
     """The model before it learns, and its tokenizer."""
     if recipe.model is None:
         tokenizer = _tokenizer(out / "tokenizer.json", train, recipe)
-        return Translator(recipe.translator(tokenizer)), tokenizer
+        return recipe.build(tokenizer), tokenizer
     saved = load_model(recipe.model)
     if not isinstance(saved.model, Translator):
         raise TrainingError(f"model is {recipe.model}, for {saved.task}; it may be a translator that regard saved")
