@@ -1,6 +1,7 @@
 """Images: what a model is given is what the Hugging Face processors give it, and every patch knows its place."""
 
 import io
+import json
 import math
 from pathlib import Path
 
@@ -39,6 +40,23 @@ def theirs(kind: str, data: dict[str, object]) -> object:
 
     classes = {"ViT": ViTImageProcessorPil, "DeiT": DeiTImageProcessorPil, "Bit": BitImageProcessorPil}
     return classes[kind].from_dict(data)
+
+
+def three(least: float, most: float) -> st.SearchStrategy[tuple[float, ...]]:
+    return st.tuples(*[st.floats(least, most)] * 3)
+
+
+@given(
+    size=st.none() | sizes | st.tuples(sizes, sizes),
+    crop=st.none() | st.tuples(sizes, sizes),
+    resample=st.sampled_from(RESAMPLE),
+    rescale=st.none() | st.floats(1e-4, 2),
+    colours=st.none() | st.tuples(three(-1, 2), three(0.01, 2)),
+)
+def test_settings_are_written_as_they_are_read(size, crop, resample, rescale, colours) -> None:
+    mean, std = colours or (None, None)
+    made = ImageSettings(size, crop, "bilinear" if size is None else resample, rescale, mean, std)
+    assert ImageSettings.from_json(json.loads(json.dumps(made.to_json()))) == made
 
 
 # What checkpoints say: google/vit-base-patch16-224, facebook/deit-base-distilled-patch16-224 (both spellings of a

@@ -12,11 +12,20 @@ from regard.models.bert import BertConfig
 from regard.models.checkpoint import new_checkpoint
 from regard.models.classifier import to_classifier
 from regard.models.llama import LlamaConfig
+from regard.models.patch_transformer import PatchConfig
 
 LLAMA = LlamaConfig(
     vocab_size=40, d_model=16, layers=2, heads=4, kv_heads=2, head_size=6, feed_forward=24, max_positions=32
 )
 BERT = BertConfig(vocab_size=40, d_model=16, layers=2, heads=4, feed_forward=24, max_positions=32)
+VIT = PatchConfig(
+    channels=3, size=(12, 18), patch=(6, 6), stride=(6, 6), d_model=16, layers=2, heads=4, feed_forward=24,
+    labels=("cat", "dog", "newt"),
+)  # fmt: skip
+AST = PatchConfig(
+    channels=1, size=(20, 30), patch=(8, 8), stride=(5, 6), d_model=16, layers=2, heads=4, feed_forward=24,
+    distillation_token=True, pooling="both tokens", pooled_norm=1e-12, labels=("yes", "no"),
+)  # fmt: skip
 IDS = torch.tensor([[5, 9, 2, 39, 0, 7]])
 
 
@@ -65,6 +74,65 @@ def test_bert(tmp_path: Path, changes: dict[str, Any], kind: str) -> None:
         answer = theirs(IDS)
         expected = answer.last_hidden_state if kind == "AutoModel" else answer.logits
         torch.testing.assert_close(found.model(IDS), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"bias": False, "activation": "relu", "norm_eps": 1e-5}, {"labels": ()}])
+def test_vit(tmp_path: Path, changes: dict[str, Any]) -> None:
+    kind = "AutoModel" if "labels" in changes else "AutoModelForImageClassification"
+    found, theirs = both(new_checkpoint("vit", replace(VIT, **changes)), kind, tmp_path / "model")
+    pixels = torch.randn(2, 3, 12, 18)
+    with torch.no_grad():
+        answer = theirs(pixels)
+        expected = answer.last_hidden_state if kind == "AutoModel" else answer.logits
+        torch.testing.assert_close(found.model(pixels), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("labels", [("yes", "no"), ()])
+def test_audio_spectrogram_transformer(tmp_path: Path, labels: tuple[str, ...]) -> None:
+    config = replace(AST, labels=labels, pooled_norm=1e-12 if labels else None)
+    kind = "AutoModelForAudioClassification" if labels else "AutoModel"
+    found, theirs = both(new_checkpoint("audio-spectrogram-transformer", config), kind, tmp_path / "model")
+    features = torch.randn(2, 1, 20, 30)
+    with torch.no_grad():
+        answer = theirs(features[:, 0].transpose(1, 2))
+        expected = answer.logits if labels else answer.last_hidden_state
+        torch.testing.assert_close(found.model(features), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("ViTModel", {}),
+        ("DeiTModel", {}),
+        ("DeiTForImageClassificationWithTeacher", {}),
+        ("Dinov2ForImageClassification", {}),
+        ("Dinov2WithRegistersModel", {"num_register_tokens": 2}),
+        ("ASTModel", {"num_mel_bins": 16, "max_length": 20}),
+        ("ASTForAudioClassification", {"num_mel_bins": 16, "max_length": 20}),
+    ],
+)
+def test_a_classifier_of_other_classes_keeps_the_encoder(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    model = getattr(transformers, kind)
+    image = {} if kind.startswith("AST") else {"image_size": 16}
+    model(model.config_class(**sizes, **settings, **image, patch_size=8)).save_pretrained(tmp_path / "theirs")
+    first = load(tmp_path / "theirs")
+    assert isinstance(first, Checkpoint)
+    modality = "audio" if kind.startswith("AST") else "image"
+    made = to_classifier(first, ["x", "y", "z"], modality)
+    ours, theirs = made.model.state_dict(), first.model.state_dict()
+    kept = [name for name in ours if not name.startswith("readout.")]
+    assert len(kept) > 10 and all(torch.equal(ours[name], theirs[name]) for name in kept)
+    if kind == "ASTForAudioClassification":
+        assert torch.equal(ours["readout.norm.weight"], theirs["readout.norm.weight"])
+    made.save(tmp_path / "made")
+    again = load(tmp_path / "made")
+    assert isinstance(again, Checkpoint) and again.settings["architectures"] == made.settings["architectures"]
+    same = to_classifier(again, ["x", "y", "z"], modality).model.state_dict()
+    assert all(torch.equal(same[name], tensor) for name, tensor in ours.items())
+    with pytest.raises(ModelError, match="it must be an encoder of text"):
+        to_classifier(first, ["x", "y"])
 
 
 def test_what_config_json_cannot_say_is_refused() -> None:

@@ -5,10 +5,12 @@ Notable: patches overlap, and the classifier reads the mean of two tokens.
 
 from __future__ import annotations
 
+from typing import Any
+
 from regard.models.family import Family, Head, Settings
 from regard.models.patch_transformer import PatchConfig, PatchTransformer, encoder_rules
 from regard.models.rules import Rename, Rule
-from regard.models.vit import sizes
+from regard.models.vit import sizes, written_sizes
 
 
 def read_config(settings: Settings, head: Head) -> PatchConfig:
@@ -27,6 +29,20 @@ def read_config(settings: Settings, head: Head) -> PatchConfig:
         pooled_norm=given["norm_eps"] if head == "classify" else None,
         labels=settings.labels() if head == "classify" else (),
     )
+
+
+def write_config(config: PatchConfig) -> dict[str, Any]:
+    """The config.json of a model with this config: what `read_config` reads."""
+    return {
+        "architectures": ["ASTForAudioClassification" if config.labels else "ASTModel"],
+        "model_type": "audio-spectrogram-transformer",
+        "num_mel_bins": config.size[0],
+        "max_length": config.size[1],
+        "patch_size": config.patch[0],
+        "frequency_stride": config.stride[0],
+        "time_stride": config.stride[1],
+        **written_sizes(config),
+    }
 
 
 def rules(config: PatchConfig) -> list[Rule]:
@@ -48,5 +64,6 @@ FAMILIES = (
         read_config,
         PatchTransformer,
         rules,
+        write=write_config,
     ),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from regard.models.bert import written_labels
 from regard.models.family import ACTIVATIONS, Family, Head, Settings
 from regard.models.patch_transformer import PatchConfig, PatchTransformer, encoder_rules
 from regard.models.rules import Ignore, Rename, Rule
@@ -24,6 +25,33 @@ def sizes(settings: Settings) -> dict[str, Any]:
         "feed_forward": settings.whole("intermediate_size", round(d * settings.number("mlp_ratio", 4))),
         "activation": settings.choice("hidden_act", ACTIVATIONS, "gelu"),
         "norm_eps": settings.number("layer_norm_eps", 1e-12),
+    }
+
+
+def written_sizes(config: PatchConfig) -> dict[str, Any]:
+    """What config.json says of these, and of the classes: the inverse of `sizes`."""
+    written = {
+        "hidden_size": config.d_model,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.feed_forward,
+        "hidden_act": {"gelu_tanh": "gelu_new"}.get(config.activation, config.activation),
+        "layer_norm_eps": config.norm_eps,
+        "qkv_bias": config.bias,
+        "torch_dtype": "float32",
+    }
+    return written | written_labels(config.labels, "single_label") if config.labels else written
+
+
+def write_config(config: PatchConfig) -> dict[str, Any]:
+    """The config.json of a ViT with this config."""
+    return {
+        "architectures": ["ViTForImageClassification" if config.labels else "ViTModel"],
+        "model_type": "vit",
+        "image_size": [*config.size],
+        "patch_size": [*config.patch],
+        "num_channels": config.channels,
+        **written_sizes(config),
     }
 
 
@@ -110,6 +138,7 @@ FAMILIES = (
         _vit,
         PatchTransformer,
         partial(_vit_rules, "vit."),
+        write=write_config,
     ),
     Family(
         "deit",

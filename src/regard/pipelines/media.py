@@ -18,12 +18,12 @@ from torch import Tensor
 from regard.attention import Watch
 from regard.elements import Box, Element, Tubelet
 from regard.inputs import audio, image, video
-from regard.inputs.features import ASTSettings, ast_features
-from regard.inputs.image import ImageSettings
+from regard.inputs.features import ast_features
 from regard.inputs.source import InputError, name_of
 from regard.models import ModelError
 from regard.models.checkpoint import Checkpoint
 from regard.models.patch_transformer import PatchConfig
+from regard.models.preprocessing import image_settings, sound_settings
 from regard.pipelines.drawing import Place, picture_data, spectrogram_data
 from regard.relations import Relations, Sequence, observe
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     Media = Picture | tuple[Any, int]
 
-PREPROCESSOR = "preprocessor_config.json"
 LINKS = 2**20
 """Weights that the relations of one input list, over all heads, unless that is less than `LEAST` of each row: a page
 with so many takes some 14 MB."""
@@ -74,14 +73,6 @@ class MediaReader(ABC):
         self.device = torch.device("cpu" if device is None else device)
         self.model: Any = checkpoint.model.to(self.device)
         self.config: PatchConfig = self.model.config
-        self.where = checkpoint.directory / PREPROCESSOR
-        if PREPROCESSOR not in checkpoint.files:
-            raise ModelError(f"{checkpoint.directory} has no {PREPROCESSOR}: it says how files become tensors")
-        data = checkpoint.json(PREPROCESSOR)
-        try:
-            self._read_settings(data)
-        except ValueError as error:
-            raise error if isinstance(error, ModelError) else ModelError(f"{checkpoint.directory}: {error}") from error
 
     @property
     def modality(self) -> str:
@@ -92,10 +83,6 @@ class MediaReader(ABC):
     def reads(self) -> str:
         """The same in a sentence."""
         return {"image": "images", "audio": "sound"}.get(self.modality, self.modality)
-
-    @abstractmethod
-    def _read_settings(self, data: dict[str, Any]) -> None:
-        """Take over the preprocessor's settings."""
 
     @abstractmethod
     def tensor(self, source: Media) -> Tensor:
@@ -137,25 +124,13 @@ class MediaReader(ABC):
         }
         return report
 
-    def _check_size(self, size: tuple[int, ...], what: str) -> None:
-        """Refuse a preprocessor that makes another size than the model takes."""
-        if size != self.config.size:
-            made, taken = (" × ".join(map(str, shape)) for shape in (size, self.config.size))
-            raise ModelError(f"{self.where} makes {what} of {made}: config.json says that the model takes {taken}")
-
 
 class ImageReader(MediaReader):
     """Images, in patches."""
 
-    settings: ImageSettings
-
-    def _read_settings(self, data: dict[str, Any]) -> None:
-        self.settings = ImageSettings.from_json(data)
-        fixed = self.settings.crop or self.settings.size
-        if self.config.channels != 3:
-            raise ModelError(f"{self.checkpoint.directory} takes {self.config.channels} channels: it must be 3, RGB")
-        if isinstance(fixed, tuple) and self.config.resized == "never":
-            self._check_size(fixed, "images")
+    def __init__(self, checkpoint: Checkpoint, device: str | torch.device | None = None) -> None:
+        super().__init__(checkpoint, device)
+        self.settings = image_settings(checkpoint)
 
     def tensor(self, source: Media) -> Tensor:
         pixels = image.image_tensor(_picture(source), self.settings)  # (3, H, W)
@@ -192,11 +167,9 @@ class ImageReader(MediaReader):
 class AudioReader(MediaReader):
     """Sound, in patches of its log-mel spectrogram."""
 
-    settings: ASTSettings
-
-    def _read_settings(self, data: dict[str, Any]) -> None:
-        self.settings = ASTSettings.from_json(data)
-        self._check_size((self.settings.mels, self.settings.frames), "spectrograms")
+    def __init__(self, checkpoint: Checkpoint, device: str | torch.device | None = None) -> None:
+        super().__init__(checkpoint, device)
+        self.settings = sound_settings(checkpoint)
 
     def tensor(self, source: Media) -> Tensor:
         return ast_features(self._samples(source), self.settings).T[None]  # (1, M, T)
@@ -243,16 +216,9 @@ class AudioReader(MediaReader):
 class VideoReader(MediaReader):
     """Video, in tubelets: patches that reach over some frames."""
 
-    settings: ImageSettings
-
-    def _read_settings(self, data: dict[str, Any]) -> None:
-        self.settings = ImageSettings.from_json(data)
-        fixed = self.settings.crop or self.settings.size
-        if self.config.channels != 3:
-            raise ModelError(f"{self.checkpoint.directory} takes {self.config.channels} channels: it must be 3, RGB")
-        if not isinstance(fixed, tuple):
-            raise ModelError(f"{self.where} makes frames of any size: the model takes one")
-        self._check_size((self.config.size[0], *fixed), "videos")
+    def __init__(self, checkpoint: Checkpoint, device: str | torch.device | None = None) -> None:
+        super().__init__(checkpoint, device)
+        self.settings = image_settings(checkpoint)
 
     def tensor(self, source: Media) -> Tensor:
         return self._read(source).pixels.transpose(0, 1).contiguous()  # (3, T, H, W)
