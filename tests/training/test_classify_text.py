@@ -137,10 +137,10 @@ def test_rows_that_cannot_be_used_are_counted(table: Path, tmp_path: Path) -> No
     other.write_text("text,label\na fine film,good\na film,unknown\n" + "word " * 40 + ",bad\n")
     trained = train_text_classifier(table, replace(SMALL, steps=2), quiet(tmp_path / "run"), validation=other)
     assert trained.skipped == [
-        f"2 rows are left out: the text is missing (the first: {table}, line 109)",
-        f"1 row is left out: the label is missing (the first: {table}, line 111)",
-        f"1 row is left out: it is no JSON object (the first: {table}, line 112)",
-        f"1 row is left out: the label 'unknown' is not among those to learn (the first: {other}, line 3)",
+        f"2 rows are left out: the text is missing ({table}, line 109; {table}, line 110)",
+        f"1 row is left out: the label is missing ({table}, line 111)",
+        f"1 row is left out: it is no JSON object ({table}, line 112)",
+        f"1 row is left out: the label 'unknown' is not among those to learn ({other}, line 3)",
     ]
 
 

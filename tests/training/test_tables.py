@@ -34,11 +34,11 @@ def test_every_kind_gives_the_same_rows(tmp_path: Path) -> None:
 def test_damaged_rows_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text,label\nfine,a\nno label\ntoo,many,fields\n")
-    reason = f"2 rows are left out: it does not have the 2 fields of the first line (the first: {path}, line 3)"
+    reason = f"2 rows are left out: it does not have the 2 fields of the first line ({path}, line 3; {path}, line 4)"
     assert read(path) == ([("fine", "a")], [reason])
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "fine", "label": 1}\n{"text"\n[]\n{"text": "without"}\n')
-    reason = f"2 rows are left out: it is no JSON object (the first: {path}, line 2)"
+    reason = f"2 rows are left out: it is no JSON object ({path}, line 2; {path}, line 3)"
     assert read(path) == ([("fine", 1), ("without", None)], [reason])
 
 

@@ -1,11 +1,13 @@
 """A progress bar for a person who watches a run."""
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 from regard.training.checkpoint import Progress
 
+T = TypeVar("T")
 Show = Callable[[Mapping[str, float], Progress], None]
 
 
@@ -49,3 +51,21 @@ def display(steps: int, start: Progress, *, shown: bool = True) -> Generator[Sho
                 bar.console.print(f"step {progress.step:,}: validation {scores}")
 
         yield show
+
+
+def counted(items: Iterable[T], total: int, what: str, *, shown: bool = True) -> Iterator[T]:
+    """The same items, with a bar on stderr that says how many of the total are done.
+
+    Args:
+        items: as many as the total.
+        total: of them.
+        what: is done with them, such as "reading".
+        shown: if not, nothing is shown.
+    """
+    if not shown:
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(items, what, total, console=Console(stderr=True), transient=True)

@@ -69,6 +69,38 @@ class Recipe:
         return MAY_CHANGE | {"steps"} if lasting else MAY_CHANGE
 
 
+Size = Literal["tiny", "small", "medium", "large"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizedRecipe(Recipe):
+    """A recipe of a Transformer that is new, in one of some sizes, or fine-tuned, which has its own."""
+
+    model: str | None = None  # what is fine-tuned: a model that `regard.load` reads; None is a new one
+    size: Size = "tiny"  # of a new model; the four below go before it
+    d_model: int | None = None  # width
+    layers: int | None = None
+    heads: int | None = None
+    feed_forward: int | None = None  # hidden width of the feed-forward network
+
+    def sizes(self, known: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+        """Width, layers, heads and hidden width of a new model.
+
+        Args:
+            known: these four, by the name of the size.
+
+        Raises:
+            TrainingError: if the width is no multiple of the heads.
+        """
+        table = known[self.size]
+        found = {name: table[name] if getattr(self, name) is None else getattr(self, name) for name in table}
+        if found["heads"] < 1 or found["d_model"] % found["heads"]:
+            raise TrainingError(
+                f"d_model is {found['d_model']} with {found['heads']} heads; it may be a multiple of them"
+            )
+        return found
+
+
 @dataclass(frozen=True)
 class Run:
     """Where and how a run is computed, which changes nothing of what it learns.

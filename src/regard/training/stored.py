@@ -56,12 +56,10 @@ class Clips:
     Args:
         load: gives the samples of all (total,).
         offsets: (n + 1,): recording i is samples offsets[i] to offsets[i + 1].
-        longest: samples of each that are used, at most.
     """
 
     load: Load
     offsets: Ints
-    longest: int | None = None
 
     @classmethod
     def of(cls, recordings: Sequence[Values]) -> Clips:
@@ -81,8 +79,6 @@ class Clips:
     def __getitem__(self, chosen: Ints) -> list[Values]:
         samples = self.load()
         firsts, stops = self.offsets[chosen], self.offsets[1:][chosen]
-        if self.longest is not None:
-            stops = np.minimum(stops, firsts + self.longest)
         return [np.array(samples[first:stop]) for first, stop in zip(firsts, stops, strict=True)]
 
     def __len__(self) -> int:

@@ -12,27 +12,34 @@ from regard.training.errors import TrainingError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 _BLOCK = 2**20
+_NAMED = 3  # places a reason that are named
 csv.field_size_limit(2**27)  # characters in a field; the library's 128 Ki is less than a long document
 
 
 @dataclass
 class Skipped:
-    """Rows that were left out: how many for each reason, and where the first of them is."""
+    """What was left out: how many for each reason, and where the first of them are."""
 
+    noun: str = "row"
     counts: dict[str, int] = field(default_factory=dict[str, int])
-    first: dict[str, str] = field(default_factory=dict[str, str])
+    places: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
 
     def add(self, reason: str, place: str) -> None:
         """Count one more."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
-        self.first.setdefault(reason, place)
+        named = self.places.setdefault(reason, [])
+        if len(named) < _NAMED:
+            named.append(place)
 
     def sentences(self) -> list[str]:
         """What was left out and why, for a person."""
-        return [
-            f"{count:,} {'row is' if count == 1 else 'rows are'} left out: {reason} (the first: {self.first[reason]})"
-            for reason, count in self.counts.items()
-        ]
+        return [self._sentence(reason, count) for reason, count in self.counts.items()]
+
+    def _sentence(self, reason: str, count: int) -> str:
+        what = f"1 {self.noun} is" if count == 1 else f"{count:,} {self.noun}s are"
+        named = self.places[reason]
+        more = f"; and {count - len(named):,} more" if count > len(named) else ""
+        return f"{what} left out: {reason} ({'; '.join(named)}{more})"
 
 
 @dataclass(frozen=True)

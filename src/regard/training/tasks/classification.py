@@ -20,17 +20,16 @@ from regard.training.augment import Augmentation, one_hot
 from regard.training.data import Ints
 from regard.training.errors import TrainingError
 from regard.training.metrics import accuracy, macro_f1
-from regard.training.run import Recipe
+from regard.training.run import SizedRecipe
 
 InputsT = TypeVar("InputsT", covariant=True)
 RawT = TypeVar("RawT")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationRecipe(Recipe):
+class ClassificationRecipe(SizedRecipe):
     """What recipes of classifiers of images and of sound have in common."""
 
-    model: str | None = None  # what is fine-tuned: a model that `regard.load` reads; None is a new one
     batch_size: int = 64  # examples a batch, at most
     mixup: float = 0.0  # alpha of MixUp; 0: none
     validation_fraction: float = 0.1  # of every class, where no data for validation are given

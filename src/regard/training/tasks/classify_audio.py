@@ -5,16 +5,24 @@ B | recordings in a batch    N | samples    M | mel bins    T | frames    K | cl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from regard.inputs.audio import audio_blocks, check_heard
 from regard.inputs.features import ASTSettings, ast_features
+from regard.inputs.source import InputError, name_of
+from regard.models import Checkpoint
+from regard.models.checkpoint import new_checkpoint
+from regard.models.patch_transformer import PatchConfig
+from regard.models.preprocessing import PREPROCESSOR, sound_settings
 from regard.training.augment import (
     Augmentation,
     FrequencyMask,
@@ -26,12 +34,16 @@ from regard.training.augment import (
     TimeMask,
     TimeShift,
 )
+from regard.training.data import Ints
 from regard.training.errors import TrainingError
-from regard.training.tasks.classification import ClassificationRecipe, ClassificationTask, Labelled
+from regard.training.run import Run, Trained
+from regard.training.stored import Clips, Values
+from regard.training.tasks.classification import ClassificationRecipe, ClassificationTask, Inputs, Labelled
+from regard.training.tasks.files import Note
+from regard.training.tasks.media import SIZES, Media, train_media
 
 Sounds = Sequence[npt.NDArray[np.float32]]
 """Recordings as they are stored: (N,) each at 16 kHz, one channel, of any lengths of 400 samples and more."""
-Size = Literal["tiny", "small", "medium", "large"]
 FRAME = 400
 """Samples of the shortest recording that has a spectrogram."""
 
@@ -41,11 +53,6 @@ class ClassifyAudioRecipe(ClassificationRecipe):
     """How a classifier of recordings is built and trained. Sizes are of new models."""
 
     family: str = "ast"  # of a new model: one of `FAMILIES`
-    size: Size = "tiny"  # of a new model; the four below go before it
-    d_model: int | None = None  # width
-    layers: int | None = None
-    heads: int | None = None
-    feed_forward: int | None = None  # hidden width of the feed-forward network
     seconds: float | None = None  # that a new model hears; None: the longest recording's, up to 10.24
     mels: int = 64  # mel bins of a new model
     patch: int = 16  # mel bins and frames of 10 ms
@@ -140,3 +147,116 @@ class ClassifyAudioTask(ClassificationTask[Sounds]):
         if len(samples) < FRAME:  # a short one made faster
             samples = torch.nn.functional.pad(samples, (0, FRAME - len(samples)))
         return ast_features(samples, self._settings).T[None]  # (1, M, T)
+
+
+def spectrogram_transformer(recipe: ClassifyAudioRecipe, names: tuple[str, ...], settings: ASTSettings) -> Checkpoint:
+    """A new Audio Spectrogram Transformer.
+
+    Raises:
+        TrainingError: if the spectrogram does not hold a patch, or the width is no multiple of the heads.
+    """
+    size = (settings.mels, settings.frames)
+    if not (1 <= recipe.patch <= min(size) and recipe.stride >= 1):
+        raise TrainingError(
+            f"patch is {recipe.patch} with stride {recipe.stride}; both may be from 1, and a patch at most"
+            f" {min(size)} wide for {settings.mels} mel bins and {settings.frames} frames"
+        )
+    config = PatchConfig(
+        channels=1,
+        size=size,
+        patch=(recipe.patch,) * 2,
+        stride=(recipe.stride,) * 2,
+        distillation_token=True,
+        pooling="both tokens",
+        pooled_norm=1e-12,
+        labels=names,
+        **recipe.sizes(SIZES),
+    )
+    files = {PREPROCESSOR: json.dumps(settings.to_json(), indent=2).encode()}
+    return new_checkpoint("audio-spectrogram-transformer", config, files=files)
+
+
+FAMILIES: Mapping[str, Callable[[ClassifyAudioRecipe, tuple[str, ...], ASTSettings], Checkpoint]] = {
+    "ast": spectrogram_transformer
+}
+"""What makes new models."""
+
+
+class _Sounds(Media[Sounds, ClassifyAudioRecipe, ASTSettings]):
+    """Recordings from files: stored as samples, as many as the model hears."""
+
+    task, modality = "classify-audio", "audio"
+
+    def settings(self, recipe: ClassifyAudioRecipe, start: Checkpoint | None) -> ASTSettings:
+        if start is not None:
+            return sound_settings(start)
+        if recipe.family not in FAMILIES:
+            raise TrainingError(f"family is {recipe.family!r}; it may be {', '.join(map(repr, FAMILIES))}")
+        if not 1 <= recipe.mels <= 256:
+            raise TrainingError(f"mels is {recipe.mels}; it may be from 1 to 256")
+        if recipe.seconds is not None and not 0.2 <= recipe.seconds <= 3600:
+            raise TrainingError(f"seconds is {recipe.seconds}; it may be from 0.2 to 3600, or null")
+        return ASTSettings(recipe.mels, 1024 if recipe.seconds is None else round(100 * recipe.seconds))
+
+    def fitted(self, settings: ASTSettings, recipe: ClassifyAudioRecipe, lengths: Ints) -> ASTSettings:
+        if recipe.seconds is not None:
+            return settings
+        longest = 1 + (int(lengths.max()) - FRAME) // 160
+        return replace(settings, frames=min(settings.frames, max(longest, recipe.patch)))
+
+    def decode(self, path: Path, settings: ASTSettings) -> tuple[Values, Note]:
+        heard = FRAME + 160 * (settings.frames - 1)
+        blocks = audio_blocks(path, settings.rate, block=heard)
+        samples, longer = next(blocks, torch.zeros(0)), next(blocks, None) is not None
+        check_heard(samples, name_of(path))
+        if len(samples) < FRAME:
+            raise InputError(f"{path} has {1000 * len(samples) / settings.rate:.0f} ms of sound: 25 ms are needed")
+        return samples.numpy(), (longer,)
+
+    def notes(self, found: Counter[Note], settings: ASTSettings) -> list[str]:
+        count, seconds = found[(True,)], (FRAME + 160 * (settings.frames - 1)) / settings.rate
+        what = "1 recording is" if count == 1 else f"{count:,} recordings are"
+        return [f"{what} longer than {seconds:.2f} s: what comes later is not heard"] if count else []
+
+    def inputs(self, path: Path, lengths: Ints, settings: ASTSettings) -> Inputs[Sounds]:
+        return Clips.read(path, lengths)
+
+    def new(self, recipe: ClassifyAudioRecipe, names: tuple[str, ...], settings: ASTSettings) -> Checkpoint:
+        return FAMILIES[recipe.family](recipe, names, settings)
+
+    def learnt(
+        self,
+        model: nn.Module,
+        train: Labelled[Sounds],
+        validation: Labelled[Sounds],
+        recipe: ClassifyAudioRecipe,
+        settings: ASTSettings,
+    ) -> ClassificationTask[Sounds]:
+        return ClassifyAudioTask(model, train, validation, recipe, settings=settings)
+
+
+def train_audio_classifier(
+    data: Path | Labelled[Sounds],
+    recipe: ClassifyAudioRecipe,
+    run: Run,
+    *,
+    validation: Path | Labelled[Sounds] | None = None,
+) -> Trained:
+    """Train a classifier of recordings, from files or arrays to the model in run.out/model.
+
+    Files without sound that can be read are left out and counted; of a long one the beginning is heard. They are
+    decoded once, to run.out/data, and read from there a batch at a time.
+
+    Args:
+        data: a directory with a folder for each class; a table of paths and labels (CSV, TSV, JSON lines or Parquet);
+            or recordings in memory.
+        recipe: everything about the model and how it learns.
+        run: where, and with what.
+        validation: the same to measure on; a part of each class unless given.
+
+    Raises:
+        TrainingError: if there is nothing to learn from or only one class, the recipe cannot be, or the directory holds
+            another run; see also `Trainer.run`.
+        ModelError: if the model to be fine-tuned cannot be read, or is none of sound.
+    """
+    return train_media(_Sounds(), data, recipe, run, validation)

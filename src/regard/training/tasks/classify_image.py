@@ -5,16 +5,23 @@ B | images in a batch    H, W | height and width in pixels    K | classes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from regard.inputs.image import ImageSettings
+from regard.inputs.image import ImageSettings, image_pixels
+from regard.inputs.source import opened, reading
+from regard.models import Checkpoint
+from regard.models.checkpoint import new_checkpoint
+from regard.models.patch_transformer import PatchConfig
+from regard.models.preprocessing import PREPROCESSOR, image_settings
 from regard.training.augment import (
     Augmentation,
     CutMix,
@@ -24,12 +31,16 @@ from regard.training.augment import (
     RandomCrop,
     RandomErasing,
 )
+from regard.training.data import Ints
 from regard.training.errors import TrainingError
-from regard.training.tasks.classification import ClassificationRecipe, ClassificationTask, Labelled
+from regard.training.run import Run, Trained
+from regard.training.stored import Stack, Values
+from regard.training.tasks.classification import ClassificationRecipe, ClassificationTask, Inputs, Labelled
+from regard.training.tasks.files import Note
+from regard.training.tasks.media import SIZES, Media, train_media
 
 Pixels = npt.NDArray[np.uint8]
 """Images as they are stored: (n, 3, H, W), RGB."""
-Size = Literal["tiny", "small", "medium", "large"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +48,6 @@ class ClassifyImageRecipe(ClassificationRecipe):
     """How a classifier of images is built and trained. Sizes are of new models: one that is fine-tuned has its own."""
 
     family: str = "vit"  # of a new model: one of `FAMILIES`
-    size: Size = "tiny"  # of a new model; the four below go before it
-    d_model: int | None = None  # width
-    layers: int | None = None
-    heads: int | None = None
-    feed_forward: int | None = None  # hidden width of the feed-forward network
     image_size: int = 64  # height and width in pixels that images of all sizes are resized to
     patch: int = 8  # height and width in pixels
     crop: float = 0.125  # part of its height and width that an image is moved by, at most
@@ -110,3 +116,123 @@ class ClassifyImageTask(ClassificationTask[Pixels]):
         elif self._settings.rescale != 1 / 255:
             pixels = pixels * (255 * self._settings.rescale)
         return self._settings.normalised(pixels), targets
+
+
+def vision_transformer(recipe: ClassifyImageRecipe, names: tuple[str, ...], settings: ImageSettings) -> Checkpoint:
+    """A new Vision Transformer.
+
+    Raises:
+        TrainingError: if the patches do not fill the image, or the width is no multiple of the heads.
+    """
+    if recipe.patch < 1 or recipe.image_size % recipe.patch:
+        raise TrainingError(
+            f"patch is {recipe.patch}; it may be what divides the image's {recipe.image_size} pixels without a rest"
+        )
+    config = PatchConfig(
+        channels=3,
+        size=(recipe.image_size,) * 2,
+        patch=(recipe.patch,) * 2,
+        stride=(recipe.patch,) * 2,
+        labels=names,
+        **recipe.sizes(SIZES),
+    )
+    return new_checkpoint("vit", config, files={PREPROCESSOR: json.dumps(settings.to_json(), indent=2).encode()})
+
+
+FAMILIES: Mapping[str, Callable[[ClassifyImageRecipe, tuple[str, ...], ImageSettings], Checkpoint]] = {
+    "vit": vision_transformer
+}
+"""What makes new models."""
+
+
+class _Images(Media[Pixels, ClassifyImageRecipe, ImageSettings]):
+    """Images from files: stored as they are learnt from, resized and cropped, 8 bits a colour."""
+
+    task, modality = "classify-image", "image"
+
+    def settings(self, recipe: ClassifyImageRecipe, start: Checkpoint | None) -> ImageSettings:
+        if start is None:
+            if recipe.family not in FAMILIES:
+                raise TrainingError(f"family is {recipe.family!r}; it may be {', '.join(map(repr, FAMILIES))}")
+            if not 1 <= recipe.image_size <= 4096:
+                raise TrainingError(f"image_size is {recipe.image_size}; it may be from 1 to 4096")
+            return ImageSettings(size=(recipe.image_size, recipe.image_size))
+        settings = image_settings(start)
+        if not isinstance(settings.crop or settings.size, tuple):
+            raise TrainingError(
+                f"{start.directory / PREPROCESSOR} makes images of any size; it may make one, by size or crop_size"
+            )
+        return settings
+
+    def decode(self, path: Path, settings: ImageSettings) -> tuple[Values, Note]:
+        from PIL import Image
+
+        with opened(path) as file, reading(path, "is not an image that can be read"):
+            header = Image.open(file)
+            note = (header.mode, *header.size)
+        return image_pixels(path, settings).numpy(), note
+
+    def notes(self, found: Counter[Note], settings: ImageSettings) -> list[str]:
+        rows, columns = self._size(settings)
+        modes: Counter[str] = Counter()
+        for (mode, _, _), count in found.items():
+            modes[mode] += count
+        said: list[str] = []
+        others = {mode: count for mode, count in sorted(modes.items()) if mode != "RGB"}
+        if others:
+            kinds = ", ".join(f"{count:,} {mode}" for mode, count in others.items())
+            count = sum(others.values())
+            said.append(f"{count:,} {'image becomes' if count == 1 else 'images become'} RGB: {kinds}")
+        sizes = sorted({(width, height) for _, width, height in found}, key=lambda size: (size[0] * size[1], size))
+        if len(sizes) > 1:
+            least, most = (f"{width} × {height}" for width, height in (sizes[0], sizes[-1]))
+            said.append(f"images of {len(sizes):,} sizes, {least} to {most} pixels, become {columns} × {rows}")
+        return said
+
+    def inputs(self, path: Path, lengths: Ints, settings: ImageSettings) -> Inputs[Pixels]:
+        return Stack.read(path, len(lengths), (3, *self._size(settings)), np.uint8)
+
+    def new(self, recipe: ClassifyImageRecipe, names: tuple[str, ...], settings: ImageSettings) -> Checkpoint:
+        return FAMILIES[recipe.family](recipe, names, settings)
+
+    def learnt(
+        self,
+        model: nn.Module,
+        train: Labelled[Pixels],
+        validation: Labelled[Pixels],
+        recipe: ClassifyImageRecipe,
+        settings: ImageSettings,
+    ) -> ClassificationTask[Pixels]:
+        return ClassifyImageTask(model, train, validation, recipe, settings=settings)
+
+    def _size(self, settings: ImageSettings) -> tuple[int, int]:
+        size = settings.crop or settings.size
+        assert isinstance(size, tuple)
+        return size
+
+
+def train_image_classifier(
+    data: Path | Labelled[Pixels],
+    recipe: ClassifyImageRecipe,
+    run: Run,
+    *,
+    validation: Path | Labelled[Pixels] | None = None,
+) -> Trained:
+    """Train a classifier of images, from files or arrays to the model in run.out/model.
+
+    Files that cannot be read are left out and counted; images of all modes and sizes are converted. They are decoded
+    once, to run.out/data, and read from there a batch at a time.
+
+    Args:
+        data: a directory with a folder for each class; a table of paths and labels (CSV, TSV, JSON lines or Parquet);
+            or images in memory, of the size that the model takes.
+        recipe: everything about the model and how it learns.
+        run: where, and with what.
+        validation: the same to measure on; a part of each class unless given.
+
+    Raises:
+        TrainingError: if there is nothing to learn from or only one class, the recipe cannot be, or the directory holds
+            another run; see also `Trainer.run`.
+        ModelError: if the model to be fine-tuned cannot be read, or is none of images.
+    """
+    return train_media(_Images(), data, recipe, run, validation)
