@@ -57,8 +57,8 @@ RISK = TranslationRecipe(
 """For a model that has learnt by likelihood: sixty sentences a step, eight translations of each."""
 
 ALIGNMENT = {"layer": 1, "shifted": False}
-"""Which cross-attention the words' alignment is read from: see benchmarks/alignment.py. In four layers the decoder
-looks at a word's source as it writes the word; reading it one step later suits deeper ones (arXiv 2004.14837)."""
+"""Which cross-attention the words' alignment is read from; see `regard faithful --alignment`. In four layers the
+decoder looks at a word's source as it writes the word; one step later suits deeper ones (arXiv 2004.14837)."""
 
 DESCRIPTION = "English to German, for short descriptive sentences such as picture captions; one sentence at a time."
 

@@ -20,6 +20,7 @@ try:  # imports take a moment, and main() is not there yet to say that it was st
     from regard.cli.commands.classify import classify
     from regard.cli.commands.doctor import doctor
     from regard.cli.commands.embed import embed
+    from regard.cli.commands.faithful import faithful
     from regard.cli.commands.fill import fill
     from regard.cli.commands.generate import generate
     from regard.cli.commands.models import models
@@ -139,6 +140,6 @@ def _about(
     pass
 
 
-for _command in (see, translate, generate, chat, embed, fill, classify, transcribe, models, doctor):
+for _command in (see, translate, generate, chat, embed, fill, classify, transcribe, faithful, models, doctor):
     app.command()(_command)
 app.add_typer(train, name="train")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,3 +49,31 @@ def generating(model: str, threads: int | None, settings: dict[str, Any] | None)
 def given(**settings: Any) -> dict[str, Any]:
     """The settings that have a value."""
     return {name: value for name, value in settings.items() if value is not None}
+
+
+def with_options(options: Mapping[str, Any], parameter: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command options that several share, or that are many.
+
+    Args:
+        options: their types by name, each with None as the default.
+        parameter: of the command, which takes those that are given, by name.
+    """
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True)
+
+        def run(**values: Any) -> None:
+            found = given(**{name: values.pop(name) for name in options})
+            command(**values, **{parameter: found})
+
+        parameters = [p for p in own.parameters.values() if p.name != parameter]
+        parameters += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            for name, annotation in options.items()
+        ]
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorated

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+
+from regard.cli.options import with_options
 
 _SETTINGS: dict[str, Any] = {
     "max_new_tokens": Annotated[int | None, typer.Option(min=1, help="Pieces that an answer may have.")],
@@ -27,21 +27,5 @@ _SETTINGS: dict[str, Any] = {
     ],
 }
 
-
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose parameter `settings` holds those of these options that are given, as options of its own."""
-    own = inspect.signature(command, eval_str=True)
-
-    def run(**values: Any) -> None:
-        given = {name: values.pop(name) for name in _SETTINGS}
-        command(**values, settings={name: value for name, value in given.items() if value is not None})
-
-    parameters = [p for p in own.parameters.values() if p.name != "settings"]
-    parameters += [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in _SETTINGS.items()
-    ]
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    return run
+with_settings = with_options(_SETTINGS, "settings")
+"""Gives a command these options, and its parameter `settings` those of them that are given."""
