@@ -84,7 +84,7 @@ def test_classify_text(run, tmp_path: Path) -> None:
     small = ("--set", "vocab_size=120", "--set", "max_pieces=16", *SETTINGS[:8], "--steps", "6", "--quiet")
     code, out, err = run("classify-text", "films.csv", *columns, *small, "--out", "run")
     assert code == 0 and "accuracy" in out and "macro_f1" in out, err
-    assert err[0].startswith("1 row is left out: the text is missing (the first: films.csv, line 26)")
+    assert err[0].startswith("1 row is left out: the text is missing (films.csv, line 26)")
     code, _, err = run("classify-text", "films.csv", "--out", "other", *small)
     assert (code, err) == (2, ["regard: films.csv has no column 'text'; it has review, stars"])
     (tmp_path / "films.tsv").write_text(rows.replace(",", "\t"))

@@ -167,10 +167,10 @@ class _Images(Media[Pixels, ClassifyImageRecipe, ImageSettings]):
     def decode(self, path: Path, settings: ImageSettings) -> tuple[Values, Note]:
         from PIL import Image
 
+        pixels = image_pixels(path, settings).numpy()
         with opened(path) as file, reading(path, "is not an image that can be read"):
             header = Image.open(file)
-            note = (header.mode, *header.size)
-        return image_pixels(path, settings).numpy(), note
+            return pixels, (header.mode, *header.size)
 
     def notes(self, found: Counter[Note], settings: ImageSettings) -> list[str]:
         rows, columns = self._size(settings)
