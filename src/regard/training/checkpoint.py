@@ -119,9 +119,10 @@ def load_weights(path: Path, model: nn.Module) -> Progress:
     """
     saved = _read(path)
     _load_model(path, model, saved)
+    tensors = model.state_dict()
     with torch.no_grad(), _undamaged(path):
         for name, tensor in saved.average.items():
-            model.get_parameter(name).copy_(tensor)
+            tensors[name].copy_(tensor)
     return saved.progress
 
 
