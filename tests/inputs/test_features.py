@@ -140,3 +140,15 @@ def test_what_only_one_of_them_refuses():
     for change in ({"std": 0}, {"mean": "no"}, {"max_length": 0}, {"num_mel_bins": 2.5}):
         with pytest.raises(ValueError, match=next(iter(change))):
             ASTSettings.from_json({"feature_extractor_type": "ASTFeatureExtractor", **change})
+
+
+def test_mel_bins_that_end_lower_hear_nothing_above():
+    low = ASTSettings(mels=12, frames=20, mean=None, highest=2000.0)
+    assert ASTSettings.from_json(low.to_json()) == low
+    assert "highest_frequency" not in ASTSettings().to_json()  # transformers has no such setting
+    times = torch.arange(4000, dtype=torch.float64) / 16_000
+    speech, hiss = (2 * torch.pi * 700 * times).sin(), (2 * torch.pi * 5000 * times).sin()
+    torch.testing.assert_close(ast_features(speech + hiss, low), ast_features(speech, low), atol=0.5, rtol=0)
+    assert (ast_features(speech + hiss) - ast_features(speech)).abs().max() > 2
+    with pytest.raises(ValueError, match="highest_frequency in preprocessor_config.json is 20: it must be above 20"):
+        ASTSettings.from_json(low.to_json() | {"highest_frequency": 20})

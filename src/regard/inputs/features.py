@@ -77,6 +77,7 @@ class ASTSettings:
     frames: int = 1024  # T: more are cut off, fewer are filled up with zeros
     mean: float | None = -4.2677393  # subtracted; None: not normalised
     std: float = 4.5689974  # divided by twice this
+    highest: float = 8000.0  # Hz, where the last mel bin ends
 
     rate = 16_000
 
@@ -90,7 +91,7 @@ class ASTSettings:
         settings = Settings(data)
         settings.kind(_TYPE_KEYS, ("ASTFeatureExtractor",))
         own = {"feature_size", "sampling_rate", "num_mel_bins", "max_length", "do_normalize", "mean", "std"}
-        settings.check_known({*_SHARED, *own})
+        settings.check_known({*_SHARED, *own, "highest_frequency"})
         _only_silence(settings)
         settings.only("feature_size", 1)
         settings.only("sampling_rate", cls.rate)
@@ -98,9 +99,11 @@ class ASTSettings:
         if std <= 0:
             raise settings.error("std", "it must be positive")
         mean = settings.number("mean", -4.2677393) if settings.flag("do_normalize", True) else None
-        return cls(
-            settings.whole("num_mel_bins", 128, 1, 1024), settings.whole("max_length", 1024, 1, 2**20), mean, std
-        )
+        highest = settings.number("highest_frequency", cls.highest)  # our own: transformers ends at 8 kHz
+        if not 20 < highest <= 8000:
+            raise settings.error("highest_frequency", "it must be above 20 and at most 8000")
+        mels, frames = settings.whole("num_mel_bins", 128, 1, 1024), settings.whole("max_length", 1024, 1, 2**20)
+        return cls(mels, frames, mean, std, highest)
 
     def to_json(self) -> dict[str, Any]:
         """A `preprocessor_config.json` that says the same; see `from_json`."""
@@ -115,6 +118,7 @@ class ASTSettings:
             "std": self.std,
             "padding_side": "right",
             "padding_value": 0.0,
+            **({} if self.highest == 8000 else {"highest_frequency": self.highest}),
         }
 
 
@@ -159,7 +163,11 @@ def ast_features(samples: Tensor, settings: ASTSettings | None = None) -> Tensor
     before = torch.cat([frames[:, :1], frames[:, :-1]], 1)
     frames = (frames - 0.97 * before) * torch.hann_window(400, periodic=False, dtype=torch.float64).to(samples.device)
     power = torch.fft.rfft(frames, 512).abs().square()  # (T, 257)
-    levels = (power @ _kaldi_filters(settings.mels).T.to(power)).clamp(min=torch.finfo(torch.float32).eps).log()
+    levels = (
+        (power @ _kaldi_filters(settings.mels, settings.highest).T.to(power))
+        .clamp(min=torch.finfo(torch.float32).eps)
+        .log()
+    )
     levels = torch.nn.functional.pad(levels.to(torch.float32), (0, 0, 0, settings.frames - len(levels)))
     return levels if settings.mean is None else (levels - settings.mean) / (settings.std * 2)
 
@@ -188,13 +196,13 @@ def _slaney_filters(mels: int, n_fft: int, rate: int) -> Tensor:
 
 
 @cache
-def _kaldi_filters(mels: int) -> Tensor:
-    """(M, F): triangles over mel, each of height 1, as Kaldi has them: 20 to 8000 Hz."""
+def _kaldi_filters(mels: int, highest: float) -> Tensor:
+    """(M, F): triangles over mel, each of height 1, as Kaldi has them: 20 Hz to the highest."""
 
     def mel(hertz: Tensor) -> Tensor:
         return 1127 * (1 + hertz / 700).log()
 
-    low, high = mel(torch.tensor([20.0, 8000.0], dtype=torch.float64)).tolist()
+    low, high = mel(torch.tensor([20.0, highest], dtype=torch.float64)).tolist()
     bins = mel(torch.arange(257, dtype=torch.float64) * 16_000 / 512)
     return _triangles(torch.linspace(low, high, mels + 2, dtype=torch.float64), bins)
 
