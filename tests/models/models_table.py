@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from regard.models.convolutional import IMAGE, SOUND
 from regard.models.families import all_families
 from regard.models.family import Family
 from regard.models.gguf import ARCHITECTURES
@@ -39,8 +40,12 @@ float32, at least two configurations each; the tests allow 1e-4. This page is wr
 """
 
 FOOTER = """
-Beside them stands the translator of the package, `translate-en-de`, a family of its own: see `regard models`.
+Beside them stand families of regard's own: the translator of the package, `translate-en-de`, and small Transformers
+behind convolutions that learn from few examples, `convolutional-image-transformer` and
+`convolutional-spectrogram-transformer`, which have no twin in `transformers`; see `regard models`.
 """
+OWN = {IMAGE, SOUND}
+"""Families that there is nothing to measure against in transformers."""
 
 
 def table(figures: Mapping[str, float]) -> str:
@@ -49,7 +54,8 @@ def table(figures: Mapping[str, float]) -> str:
     Args:
         figures: largest difference by model_type; of others it says that none was measured.
     """
-    lines = [_line(family, kind, figures) for family in all_families() for kind in family.model_types]
+    kinds = [(family, kind) for family in all_families() for kind in family.model_types if kind not in OWN]
+    lines = [_line(family, kind, figures) for family, kind in kinds]
     return HEADER + "\n".join(lines) + "\n" + FOOTER
 
 

@@ -13,6 +13,8 @@ MODULES: Mapping[str, str] = {
     "bart": "bart",
     "bert": "bert",
     "camembert": "roberta",
+    "convolutional-image-transformer": "convolutional",
+    "convolutional-spectrogram-transformer": "convolutional",
     "deit": "vit",
     "dinov2": "vit",
     "dinov2_with_registers": "vit",

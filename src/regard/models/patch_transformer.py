@@ -9,6 +9,7 @@ scores of the classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -75,16 +76,27 @@ class PatchConfig:
 
 
 class PatchTransformer(nn.Module):
-    """Pixels, or a spectrogram, in; hidden states and scores of classes out."""
+    """Pixels, or a spectrogram, in; hidden states and scores of classes out.
+
+    Args:
+        config: the sizes.
+        patches: makes vectors of the patches, (B, C, …) → (B, d, …) with the grid's axes; one convolution by default.
+        feed_forward: makes the feed-forward network of a block; as the config says by default.
+    """
 
     sinusoids: Tensor | None
 
-    def __init__(self, config: PatchConfig) -> None:
+    def __init__(
+        self,
+        config: PatchConfig,
+        *,
+        patches: nn.Module | None = None,
+        feed_forward: Callable[[], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         d = config.d_model
-        convolution: Any = nn.Conv2d if len(config.patch) == 2 else nn.Conv3d
-        self.patches: nn.Module = convolution(config.channels, d, config.patch, config.stride)
+        self.patches: nn.Module = _patches(config) if patches is None else patches
         self.class_token = nn.Parameter(torch.zeros(1, 1, d)) if config.class_token else None
         self.distillation_token = nn.Parameter(torch.zeros(1, 1, d)) if config.distillation_token else None
         self.registers = nn.Parameter(torch.zeros(1, config.registers, d)) if config.registers else None
@@ -94,7 +106,8 @@ class PatchTransformer(nn.Module):
         self.register_buffer("sinusoids", None, persistent=False)
         self.make_buffers()
         norm = LayerNorm(d, eps=config.norm_eps) if config.final_norm else None
-        self.encoder = Encoder([_block(config) for _ in range(config.layers)], norm)
+        make = partial(_feed_forward, config) if feed_forward is None else feed_forward
+        self.encoder = Encoder([_block(config, make()) for _ in range(config.layers)], norm)
         self.readout = Readout(config) if config.labels else None
 
     def make_buffers(self) -> None:
@@ -184,11 +197,20 @@ class Readout(nn.Module):
         return self.scores(pooled if self.norm is None else self.norm(pooled))
 
 
-def _block(config: PatchConfig) -> Block:
+def _patches(config: PatchConfig) -> nn.Module:
+    convolution: Any = nn.Conv2d if len(config.patch) == 2 else nn.Conv3d
+    return convolution(config.channels, config.d_model, config.patch, config.stride)
+
+
+def _feed_forward(config: PatchConfig) -> FeedForward:
+    return FeedForward(config.d_model, config.feed_forward, activation=config.activation, gated=config.gated)
+
+
+def _block(config: PatchConfig, feed_forward: nn.Module) -> Block:
     d = config.d_model
     return Block(
         MultiHeadAttention(d, config.heads, bias=config.bias, out_bias=True),
-        FeedForward(d, config.feed_forward, activation=config.activation, gated=config.gated),
+        feed_forward,
         norm=partial(LayerNorm, d, eps=config.norm_eps),
         branch=partial(LayerScale, d) if config.layer_scale else None,
     )
