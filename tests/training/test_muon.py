@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from regard.models.convolutions import Stages
 from regard.training import OptimiserConfig, build_optimiser
 from regard.training.muon import Muon, hidden_matrices, orthogonal
 from regard.transformer import Block, FeedForward, LayerNorm, MultiHeadAttention
@@ -119,3 +120,21 @@ def test_its_state_can_be_saved_and_loaded() -> None:
     stepped(loaded, again, 2, first=3)
     for a, b in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_kernels_of_stages_are_turned_as_matrices_but_the_first() -> None:
+    torch.manual_seed(0)
+    stages = Stages(3, (4, 6), (1, 0), ((1, 1), (2, 2)))
+    kernels = [module.weight for module in stages.modules() if isinstance(module, nn.Conv2d)]
+    assert [*hidden_matrices(stages)] == kernels[1:]
+    kernel = kernels[-1]
+    before, first = kernel.detach().clone(), kernels[0].detach().clone()
+    optimiser = Muon(stages, weight_decay=0.0)
+    gradients(stages, 0)
+    assert kernel.grad is not None
+    turned = orthogonal(kernel.grad.flatten(1)).view_as(kernel)
+    for group in optimiser.param_groups:
+        group["lr"] = 0.01
+    optimiser.step()
+    torch.testing.assert_close(kernel.detach(), before - 0.01 * 0.2 * 36**0.5 * turned)  # (6, 4 · 9)
+    torch.testing.assert_close((kernels[0] - first).abs().max().item(), 0.01, atol=1e-4, rtol=0)  # Adam's first step

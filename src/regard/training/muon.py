@@ -4,7 +4,8 @@
 
 The factor 0.2 √max gives an update the size that AdamW's typically has, so that one learning rate serves both:
 embeddings, output heads, norms and biases are AdamW's. A matrix that holds several side by side (query, key
-and value; the two of a gated feed-forward network) is made orthogonal part by part.
+and value; the two of a gated feed-forward network) is made orthogonal part by part. The kernels of a stack of
+convolutions are matrices of a row for each channel that they make; the first, which reads the input, is AdamW's.
 
 Cost: five rounds of three products, 5 · (2 n + m) · m² multiply-adds a step for a matrix with m the shorter side and n
 the longer. Forward and backward pass over T positions spend 3 · T · m · n on it, so that Muon adds (10 m + 5 m² / n) /
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regard.models.convolutions import Stages
 from regard.training.errors import TrainingError
 from regard.transformer import Block, FeedForward, MultiHeadAttention
 
@@ -45,7 +47,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def hidden_matrices(model: nn.Module) -> dict[Tensor, list[int]]:
-    """The matrices within the `Block`s of a model that require gradients, and the rows of each part of them."""
+    """The matrices within the `Block`s and `Stages` of a model that require gradients, and the rows of each part."""
     found: dict[Tensor, list[int]] = {}
     for block in (module for module in model.modules() if isinstance(module, Block)):
         for module in block.modules():
@@ -59,6 +61,9 @@ def hidden_matrices(model: nn.Module) -> dict[Tensor, list[int]]:
                     found[module.kv.weight] = [kv, kv]
             elif isinstance(module, FeedForward) and module.gated:
                 found[module.up.weight] = [module.up.out_features // 2] * 2
+    for stages in (module for module in model.modules() if isinstance(module, Stages)):
+        kernels = [module.weight for module in stages.modules() if isinstance(module, nn.Conv2d)]
+        found |= {kernel: [len(kernel)] for kernel in kernels[1:]}
     return {weight: rows for weight, rows in found.items() if weight.requires_grad}
 
 
@@ -66,14 +71,14 @@ class Muon(torch.optim.AdamW):
     """Muon for the hidden matrices of a model, AdamW in torch's fused kernel for all else.
 
     Args:
-        model: with at least one `regard.transformer.Block`.
+        model: with at least one `regard.transformer.Block`, or `regard.models.convolutions.Stages` of two convolutions.
         momentum: μ.
         betas: decay of AdamW's two moments.
         epsilon: added to the root of AdamW's second moment.
         weight_decay: λ, decoupled, on matrices alone.
 
     Raises:
-        TrainingError: if no `Block` of the model has a matrix that requires gradients.
+        TrainingError: if none of these of the model has a matrix that requires gradients.
     """
 
     def __init__(
@@ -87,7 +92,10 @@ class Muon(torch.optim.AdamW):
     ) -> None:
         hidden = hidden_matrices(model)
         if not hidden:
-            raise TrainingError("optimiser is 'muon': the model must have Transformer blocks with parameters to train")
+            raise TrainingError(
+                "optimiser is 'muon': the model must have Transformer blocks, or stages of convolutions,"
+                " with parameters to train"
+            )
         rest = [p for p in model.parameters() if p.requires_grad and p not in hidden]
         groups: list[dict[str, Any]] = [
             {"params": [*hidden], "weight_decay": weight_decay, "rows": [*hidden.values()], "momentum": momentum},
@@ -113,7 +121,7 @@ class Muon(torch.optim.AdamW):
             self.param_groups = every
 
     def _turn(self, group: dict[str, Any], weight: Tensor, rows: list[int]) -> None:
-        """Muon's update of one matrix (m, n), part by part."""
+        """Muon's update of one matrix (m, n), part by part, or of a kernel (m, …)."""
         state, gradient = self.state[weight], weight.grad
         assert gradient is not None
         if not state:
@@ -121,7 +129,8 @@ class Muon(torch.optim.AdamW):
             state["momentum"] = torch.zeros_like(weight)
         state["step"] += 1
         momentum = state["momentum"].mul_(group["momentum"]).add_(gradient)
-        direction = gradient.add(momentum, alpha=group["momentum"])
+        direction = gradient.add(momentum, alpha=group["momentum"]).flatten(1)
+        flat = weight.view(len(weight), -1)  # a view, or an error: what is added must reach the weight
         weight.mul_(1 - group["lr"] * group["weight_decay"])
-        for part, towards in zip(weight.split(rows), direction.split(rows), strict=True):
+        for part, towards in zip(flat.split(rows), direction.split(rows), strict=True):
             part.add_(orthogonal(towards), alpha=-0.2 * group["lr"] * max(part.shape) ** 0.5)
