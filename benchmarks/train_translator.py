@@ -51,10 +51,11 @@ TOKENISED = TranslationRecipe(
 """For lower-cased, tokenised text: near what Transformer-Tiny was published with (Wu et al. 2021)."""
 
 RISK = TranslationRecipe(
-    samples=8, dropout=0.0, batch_tokens=1024, steps=1200, peak_learning_rate=0.0001, warmup=20, schedule="cosine",
-    final_fraction=0.1, validate_every=200, checkpoint_every=50, keep=12,
+    samples=8, dropout=0.0, batch_tokens=1024, steps=450, peak_learning_rate=0.00015, warmup=20, schedule="cosine",
+    validate_every=150, checkpoint_every=25, keep=12,
 )  # fmt: skip
-"""For a model that has learnt by likelihood: sixty sentences a step, eight translations of each."""
+"""For a model that has learnt by likelihood: sixty sentences a step, each of the training text once. From the second
+time on the validation set gains no more."""
 
 ALIGNMENT = {"layer": 1, "shifted": False}
 """Which cross-attention the words' alignment is read from; see `regard faithful --alignment`. In four layers the
@@ -84,6 +85,12 @@ authors, and share what you make of them alike. The program around them is under
 
 FORMS = {False: "raw text", True: "lower-cased, normalised and tokenised text"}
 
+LIKELIHOOD = "{steps:,} steps over up to {batch_tokens:,} tokens{twice}"
+
+LOWER_RISK = """{before}
+  Then {steps:,} steps of minimum risk training (arXiv 1512.02433): {samples} translations drawn of each source at
+  temperature {temperature}, up to {batch_tokens:,} tokens of references a step"""
+
 TWICE = ", from epoch {} on in two passes (R-Drop, arXiv 2106.14448, weight {})"
 
 CARD = """\
@@ -95,9 +102,8 @@ An encoder-decoder Transformer (arXiv 1706.03762): {description}
 - **Licence of the weights**: {licence}; see LICENSE in this directory.
 - **Size** {parameters:,} parameters in float16: d_model {d_model}, {encoder_layers} + {decoder_layers} layers,
   {heads} heads, one vocabulary of {vocab_size:,} pieces for both languages.
-- **Training** {steps:,} steps over up to {batch_tokens:,} tokens{twice}, {cpu_hours:.2f} CPU hours on two
-  cores; {averaging}; beam {beams}, length penalty
-  {alpha}. Averaging and penalty were chosen on the validation set.
+- **Training** {training}; {averaging}; beam {beams}, length penalty {alpha}. Averaging and
+  penalty were chosen on the validation set.
 - **Limits** It knows the words of picture captions and little else: on other text it is fluent and wrong. It takes
   one sentence of up to {max_positions} pieces. It repeats what captions take for granted about people.
 
@@ -264,11 +270,8 @@ def _card(
         licence=DATA_LICENCE,
         pairs=pairs,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        steps=recipe.steps,
-        batch_tokens=recipe.batch_tokens,
         form=FORMS[tokenised],
-        twice=TWICE.format(recipe.r_drop_epoch, recipe.r_drop) if recipe.r_drop else "",
-        cpu_hours=cpu_hours,
+        training=f"{_training(recipe)}, {cpu_hours:.2f} CPU hours on two cores",
         averaging="the last checkpoint"
         if finished.averaged == 1
         else f"the average of the last {finished.averaged} checkpoints",
@@ -278,6 +281,18 @@ def _card(
         lc_signature=tested["lc-tok"].signature,
         raw_signature=tested["raw"].signature,
     )
+
+
+def _training(recipe: TranslationRecipe) -> str:
+    """How a model learnt, and what its card says of how the one learnt that it went on from."""
+    fields = dataclasses.asdict(recipe)
+    if recipe.model is None:
+        twice = TWICE.format(recipe.r_drop_epoch, recipe.r_drop) if recipe.r_drop else ""
+        return LIKELIHOOD.format(**fields, twice=twice)
+    card = load_model(recipe.model).card
+    before = card.read_text(encoding="utf-8") if card.is_file() else ""
+    _, found, rest = before.partition("- **Training** ")
+    return LOWER_RISK.format(**fields, before=rest.partition("\n- **")[0] if found else f"That of {recipe.model}.")
 
 
 def _report_saved(arguments: argparse.Namespace) -> None:

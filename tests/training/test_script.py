@@ -89,3 +89,14 @@ def test_ctrl_c_before_the_first_step_is_one_line(
     monkeypatch.setattr("regard.training.data.read_lines", interrupt)
     assert run(monkeypatch, "--data", str(data), "--out", str(tmp_path / "run")) == 130
     assert capsys.readouterr().err == "stopped\n"
+
+
+def test_goes_on_by_minimum_risk(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = ["--data", str(data), "--out"]
+    assert run(monkeypatch, *place, str(tmp_path / "first"), "--set", "schedule=inverse-sqrt", "--steps", "2") == 0
+    model = tmp_path / "first" / "model"
+    lower = ["--lower-risk", str(model), "--set", "samples=2", "--steps", "3"]
+    assert run(monkeypatch, *place, str(tmp_path / "lower"), *lower) == 0
+    card = (tmp_path / "lower" / "model" / "README.md").read_text()
+    assert "2 steps over" in card and "Then 3 steps of minimum risk training" in card and "2 translations" in card
+    assert card.count("**Training**") == 1
