@@ -1,54 +1,55 @@
-"""Speed of writing text: SmolLM2-135M in float32, regard beside transformers (sdpa, dynamic cache, generate).
+"""Writing and reading text in float32: regard beside transformers (sdpa, dynamic cache, generate) and llama-cpp-python.
 
-    python -m benchmarks.models_bench.decoding SmolLM2-135M-Instruct.Q4_1.gguf --threads 1
-
-Both sides read the same weights and write the same pieces, greedily; they take turns, and what counts is the median of
-the ratios of neighbouring runs. Each side's peak memory is that of a process of its own. llama-cpp-python reads the
-quantised file itself, an eighth of the bytes, and stands beside them where it is installed.
+The sides read the same weights and write the same pieces, greedily. llama-cpp-python reads the quantised GGUF file
+itself, an eighth of the bytes; regard with weights in eight bits stands beside it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import resource
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from regard.transformer.int8 import to_int8
+from models_bench.comparing import OURS, THEIRS, Comparison, absent, compare, own_peak
 
-PROMPT, ANSWER, PREFILL = 512, 128, 2048
+INT8, LLAMA_CPP = "regard, weights in eight bits", "llama-cpp-python, quantised"
 
 
 def ours(path: Path) -> Any:
+    """regard's model."""
     from regard.models.checkpoint import read_checkpoint
 
     return read_checkpoint(path).model
 
 
-def theirs(path: Path) -> Any:
-    from transformers import LlamaForCausalLM
+def ours_int8(path: Path) -> Any:
+    """The same, with weights in eight bits."""
+    from regard.transformer.int8 import to_int8
 
-    return LlamaForCausalLM.from_pretrained(path, attn_implementation="sdpa", dtype=torch.float32).eval()
+    return to_int8(ours(path))
+
+
+def theirs(path: Path) -> Any:
+    """transformers' model."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    return transformers.LlamaForCausalLM.from_pretrained(path, attn_implementation="sdpa", dtype=torch.float32).eval()
 
 
 def our_answer(model: Any, ids: torch.Tensor, tokens: int) -> list[int]:
+    """The pieces that regard writes after ids (1, L)."""
     from regard.generation import GenerationSettings, generate_ids
 
     return list(generate_ids(model, ids.tolist(), GenerationSettings(max_new_tokens=tokens))[0].ids)
 
 
 def their_answer(model: Any, ids: torch.Tensor, tokens: int) -> list[int]:
+    """The pieces that transformers writes."""
     model.generation_config.eos_token_id = None
     out = model.generate(
         ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0
@@ -58,6 +59,7 @@ def their_answer(model: Any, ids: torch.Tensor, tokens: int) -> list[int]:
 
 @torch.inference_mode()
 def our_prefill(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """The scores (1, V) of the piece after ids (1, L), with a cache for what follows."""
     from regard.generation import CausalSteps
 
     return CausalSteps(model, ids.tolist(), capacity=ids.shape[1]).prompt_scores()
@@ -65,28 +67,8 @@ def our_prefill(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def their_prefill(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """The same of transformers."""
     return model(ids, logits_to_keep=1, use_cache=True).logits[:, -1]
-
-
-def paired(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> dict[str, float]:
-    """Seconds of both, taking turns, and the median of how often the first fits into the second."""
-    times: list[tuple[float, float]] = []
-    for _ in range(rounds):
-        pair: list[float] = []
-        for function in (first, second):
-            start = time.perf_counter()
-            function()
-            pair.append(time.perf_counter() - start)
-        times.append((pair[0], pair[1]))
-    a, b = zip(*times, strict=True)
-    ratios = sorted(y / x for x, y in times)
-    return {
-        "regard": statistics.median(a),
-        "transformers": statistics.median(b),
-        "ratio": statistics.median(ratios),
-        "least": ratios[0],
-        "most": ratios[-1],
-    }
 
 
 @torch.inference_mode()
@@ -100,91 +82,127 @@ def perplexity(model: Any, ids: list[int], rows: int = 8) -> float:
     return math.exp(loss / (len(ids) - 1))
 
 
-def run(
-    checkpoint: Path, *, threads: int, rounds: int, tokens: int, gguf: Path | None = None, text: str | None = None
-) -> dict[str, Any]:
-    """All figures, from a checkpoint's directory."""
+class LlamaCpp:
+    """llama-cpp-python with a GGUF file.
+
+    Args:
+        path: the file.
+        positions: of the longest prompt and its answer.
+        threads: to compute with.
+    """
+
+    def __init__(self, path: Path, positions: int, threads: int) -> None:
+        from llama_cpp import Llama
+
+        sizes = {"n_ctx": positions + 1, "n_batch": 512, "n_threads": threads, "n_threads_batch": threads}
+        self._model: Any = Llama(str(path), verbose=False, **sizes)
+
+    def answer(self, prompt: list[int], tokens: int) -> list[int]:
+        """The pieces that it writes after a prompt, greedily."""
+        self._model.reset()
+        pieces = self._model.generate(prompt, temp=0.0, repeat_penalty=1.0)
+        return [next(pieces) for _ in range(tokens)]
+
+    def prefill(self, prompt: list[int]) -> None:
+        """Read a prompt."""
+        self._model.reset()
+        self._model.eval(prompt)
+
+
+def random_prompt(vocabulary: int, length: int) -> torch.Tensor:
+    """Ids (1, L), always the same ones."""
+    return torch.randint(20, vocabulary, (1, length), generator=torch.Generator().manual_seed(0))
+
+
+def decode(
+    path: Path,
+    *,
+    threads: int,
+    rounds: int,
+    prompt: int,
+    tokens: int,
+    gguf: Path | None = None,
+    text: str | None = None,
+) -> Comparison:
+    """All figures of writing, but memory.
+
+    Args:
+        path: a checkpoint's directory, of the Llama family.
+        threads: for all sides.
+        rounds: in which the sides take turns.
+        prompt: pieces that are read first.
+        tokens: pieces that are written.
+        gguf: the same model's file, for llama-cpp-python.
+        text: perplexity is measured on this one, in float32 and in eight bits.
+    """
     torch.set_num_threads(threads)
-    mine, other = ours(checkpoint), theirs(checkpoint)
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = mine.config.vocab_size
-    prompt = torch.randint(20, vocabulary, (1, PROMPT), generator=generator)
-    long = torch.randint(20, vocabulary, (1, PREFILL), generator=generator)
-    same = our_answer(mine, prompt, tokens) == their_answer(other, prompt, tokens)  # and both are warm
-    worst = float((our_prefill(mine, long) - their_prefill(other, long)).abs().max())
-    result: dict[str, Any] = {"threads": threads, "tokens": tokens, "same_tokens": same, "prefill_difference": worst}
-    result["decode"] = paired(
-        lambda: our_answer(mine, prompt, tokens), lambda: their_answer(other, prompt, tokens), rounds
-    )
-    result["prefill"] = paired(lambda: our_prefill(mine, long), lambda: their_prefill(other, long), rounds)
+    mine, eight, other = ours(path), ours_int8(path), theirs(path)
+    ids = random_prompt(mine.config.vocab_size, prompt)
+    answers = {OURS: our_answer(mine, ids, tokens), THEIRS: their_answer(other, ids, tokens)}
+    sides: dict[str, Callable[[], object]] = {
+        OURS: lambda: our_answer(mine, ids, tokens),
+        THEIRS: lambda: their_answer(other, ids, tokens),
+        INT8: lambda: our_answer(eight, ids, tokens),
+    }
+    notes: dict[str, Any] = {"same_pieces": answers[OURS] == answers[THEIRS]}
+    notes |= _beside(sides, gguf, prompt + tokens, threads, lambda model: model.answer(ids[0].tolist(), tokens))
     if text is not None:
         from regard.models import load
 
-        pieces = load(gguf or checkpoint).tokenizer.encode(text).ids[:PREFILL]
-        before = perplexity(mine, pieces)
-        eight = to_int8(mine)  # the last of mine: it changes the model
-        result["perplexity"] = {"float32": before, "int8": perplexity(eight, pieces), "pieces": len(pieces)}
-        result["int8"] = paired(
-            lambda: our_answer(eight, prompt, tokens), lambda: their_answer(other, prompt, tokens), rounds
-        )
-    if gguf is not None:
-        result["llama_cpp"] = llama_cpp(gguf, prompt[0].tolist(), tokens, threads)
-    return result
+        pieces = list(load(gguf or path).tokenizer.encode(text).ids[: mine.config.max_positions])
+        notes["perplexity"] = {"float32": perplexity(mine, pieces), "int8": perplexity(eight, pieces)}
+        notes["perplexity_pieces"] = len(pieces)
+    seconds = compare(sides, rounds, threads)
+    notes["pieces_a_second"] = {name: tokens / min(times) for name, times in seconds.items()}
+    job = f"writing {tokens} pieces after {prompt}, prompt and all, {threads} thread{'s' * (threads > 1)}"
+    return Comparison(job, seconds, {THEIRS: 3.0}, notes=notes)
 
 
-def llama_cpp(path: Path, prompt: list[int], tokens: int, threads: int) -> float | None:
-    """Seconds that llama-cpp-python takes for the same answer from the quantised file; None where it is missing."""
-    try:
-        from llama_cpp import Llama
-    except ImportError:
-        return None
-    model = Llama(str(path), n_ctx=PROMPT + tokens + 1, n_threads=threads, verbose=False)
-    start = time.perf_counter()
-    pieces = model.generate(prompt, temp=0.0, repeat_penalty=1.0)
-    for _ in range(tokens):
-        next(pieces)
-    return time.perf_counter() - start
+def prefill(path: Path, *, threads: int, rounds: int, prompt: int, gguf: Path | None = None) -> Comparison:
+    """All figures of reading, but memory: the last position's scores alone, on all sides; see `decode`."""
+    torch.set_num_threads(threads)
+    mine, other = ours(path), theirs(path)
+    ids = random_prompt(mine.config.vocab_size, prompt)
+    worst = float((our_prefill(mine, ids) - their_prefill(other, ids)).abs().max())
+    sides: dict[str, Callable[[], object]] = {
+        OURS: lambda: our_prefill(mine, ids),
+        THEIRS: lambda: their_prefill(other, ids),
+    }
+    notes: dict[str, Any] = {"largest_difference": worst}
+    notes |= _beside(sides, gguf, prompt, threads, lambda model: model.prefill(ids[0].tolist()))
+    job = f"reading {prompt:,} pieces at once, {threads} thread{'s' * (threads > 1)}"
+    return Comparison(job, compare(sides, rounds, threads), {THEIRS: 1.2}, notes=notes)
 
 
-def peak(side: str, checkpoint: Path, tokens: int, threads: int) -> int:
-    """Bytes that a process of its own comes to hold, with one side's model, prefill and answer."""
-    command = [sys.executable, "-m", "benchmarks.models_bench.decoding", "--peak", side, str(checkpoint)]
-    command += ["--tokens", str(tokens), "--threads", str(threads)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+def _beside(
+    sides: dict[str, Callable[[], object]],
+    gguf: Path | None,
+    positions: int,
+    threads: int,
+    call: Callable[[LlamaCpp], object],
+) -> Mapping[str, str]:
+    """Add llama-cpp-python to the sides, or say why it is missing."""
+    why = "not measured: there is no GGUF file" if gguf is None else absent(["llama_cpp"])
+    if why is not None or gguf is None:
+        return {LLAMA_CPP: str(why)}
+    model = LlamaCpp(gguf, positions, threads)
+    sides[LLAMA_CPP] = lambda: call(model)
+    return {}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="a GGUF file, or a checkpoint's directory")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=ANSWER)
-    parser.add_argument("--text", type=Path, help="measure weights in eight bits, too, and perplexity on this text")
-    parser.add_argument("--memory", action="store_true", help="measure each side's peak memory, too")
-    parser.add_argument("--peak", choices=["regard", "transformers"], help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.peak:
-        torch.set_num_threads(options.threads)
-        model = ours(options.model) if options.peak == "regard" else theirs(options.model)
-        answer, prefill = (our_answer, our_prefill) if options.peak == "regard" else (their_answer, their_prefill)
-        prefill(model, torch.arange(PREFILL)[None] + 20)
-        answer(model, torch.arange(PROMPT)[None] + 20, options.tokens)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        checkpoint, gguf = options.model, None
-        if options.model.suffix == ".gguf":
-            from regard.models.gguf import read_gguf
-
-            gguf = options.model
-            checkpoint = read_gguf(gguf).save(Path(scratch) / "model")
-        sizes = {"threads": options.threads, "tokens": options.tokens}
-        text = None if options.text is None else options.text.read_text(encoding="utf-8")
-        result = run(checkpoint, rounds=options.rounds, gguf=gguf, text=text, **sizes)
-        if options.memory:
-            result["peak_bytes"] = {side: peak(side, checkpoint, **sizes) for side in ("regard", "transformers")}
-    print(json.dumps(result, indent=2))
-
-
-if __name__ == "__main__":
-    main()
+def peak(side: str, path: Path, *, prompt: int, tokens: int, gguf: Path | None, threads: int) -> int:
+    """The memory of this process with one side alone: a prompt read, and an answer of so many pieces, or none."""
+    if side == LLAMA_CPP:
+        assert gguf is not None
+        model = LlamaCpp(gguf, prompt + tokens, threads)
+        ids = random_prompt(1000, prompt)[0].tolist()
+        _ = model.answer(ids, tokens) if tokens else model.prefill(ids)
+        return own_peak()
+    loaders = {OURS: ours, INT8: ours_int8, THEIRS: theirs}
+    model = loaders[side](path)
+    ids = random_prompt(model.config.vocab_size, prompt)
+    if tokens:
+        (their_answer if side == THEIRS else our_answer)(model, ids, tokens)
+    else:
+        (their_prefill if side == THEIRS else our_prefill)(model, ids)
+    return own_peak()
