@@ -16,7 +16,7 @@ from transformers.models.whisper.generation_whisper import WhisperGenerationMixi
 from regard.inputs import InputError
 from regard.models import ModelError
 from regard.pipelines import RequestError, TranscriptionPipeline, pipeline
-from regard.pipelines.transcription import stretches
+from regard.pipelines.windows import stretches
 from tests.models.small_whisper import small_whisper, speech_like, write_sound
 
 SECONDS = 4.3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ class Speech:
         no_stamps: the piece that asks for no stamps.
         latest: how many steps after 0 the first stamp may be at most.
         heads: layer and number of each head whose cross-attention follows the sound.
+        previous: the piece before text of what was said before; None where the model has none.
+        no_speech: the piece that says that nobody speaks; None where the model has none.
     """
 
     features: WhisperSettings
@@ -38,11 +40,17 @@ class Speech:
     no_stamps: int
     latest: int | None
     heads: tuple[tuple[int, int], ...]
+    previous: int | None
+    no_speech: int | None
 
     @property
     def first_stamp(self) -> int:
         """The piece for 0 seconds."""
         return self.no_stamps + 1
+
+    def spoken_of(self, ids: Iterable[int]) -> tuple[int, ...]:
+        """The pieces that are no stamps."""
+        return tuple(i for i in ids if i < self.first_stamp)
 
     def language(self, asked: str | None) -> str | None:
         """The code of the language that is asked for, or that the checkpoint recommends; None has to be heard.
@@ -99,6 +107,9 @@ def read_speech(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Speech:
         if "max_initial_timestamp_index" in values
         else None,
         heads=_heads(values, config.decoder_layers, config.decoder_heads),
+        previous=tokenizer.id_of("<|startofprev|>"),
+        # Older checkpoints have another name for it.
+        no_speech=next(filter(None, map(tokenizer.id_of, ("<|nospeech|>", "<|nocaptions|>"))), None),
     )
 
 

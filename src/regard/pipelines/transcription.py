@@ -10,20 +10,20 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from regard.attention import Watch
-from regard.generation import generate_ids
-from regard.generation.decoding import Sources
 from regard.generation.timestamps import TimeStamps
 from regard.inputs.audio import audio_blocks
-from regard.inputs.features import WhisperSettings, whisper_features
+from regard.inputs.features import WhisperSettings
 from regard.inputs.source import InputError, Source, name_of
 from regard.inputs.tokenizer import Tokenizer
 from regard.models import Checkpoint, ModelError
 from regard.pipelines.generation import changed, recommended
+from regard.pipelines.hearing import Fallback, WindowReader
 from regard.pipelines.speech import Speech, read_speech
-from regard.pipelines.word_times import piece_times
-from regard.relations import observe
+from regard.pipelines.texts import RequestError
+from regard.pipelines.windows import Recording, stretches
 
+MOST_DRAWN = 0.5
+"""The temperature above which windows do not read the text of those before (arXiv 2212.04356, section 4.5)."""
 _UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})
 """Languages that leave no space between words: their pieces are given times, one by one."""
 
@@ -88,11 +88,16 @@ class TranscriptionPipeline:
             window where it says nothing.
         english: translate into English.
         words: the time of each word, too.
+        fallback: write a window again where its text looks wrong, and pass over one in which nobody seems to speak, see
+            `Fallback`; True is as its defaults are. Not done unless asked for, as in transformers.
+        previous_text: let the model read what it wrote in the windows before, unless the last of them was drawn at a
+            temperature above 0.5. Not done unless asked for, as in transformers.
         settings: of generation, see `GenerationSettings`; what the checkpoint recommends unless given.
 
     Raises:
         ModelError: if the model does not transcribe, or a file of it says what may not be.
-        RequestError: if it does not know the language, or knows one alone and is asked for another.
+        RequestError: if it does not know the language, knows one alone and is asked for another, or has no piece
+            that comes before previous text.
         SettingsError: if a setting is unknown or not what it may be.
     """
 
@@ -105,6 +110,8 @@ class TranscriptionPipeline:
         language: str | None = None,
         english: bool = False,
         words: bool = False,
+        fallback: bool | Fallback = False,
+        previous_text: bool = False,
         **settings: Any,
     ) -> None:
         if checkpoint.head != "transcribe":
@@ -123,6 +130,11 @@ class TranscriptionPipeline:
             raise ModelError(f"{checkpoint.directory}: eos_token_id is {own.stop_ids}: it must be one id")
         rule = TimeStamps(self.speech.first_stamp, own.stop_ids[0], self.speech.no_stamps, self.speech.latest)
         self.settings = changed(replace(own, constraints=replace(own.constraints, rule=rule)), settings)
+        if previous_text and self.speech.previous is None:
+            raise RequestError("previous_text is True: this model has no piece <|startofprev|>, and it must be False")
+        self.previous_text = previous_text
+        chosen = Fallback() if fallback is True else fallback or None
+        self.reader = WindowReader(self.model, tokenizer, self.speech, self.settings, english, chosen)
 
     @overload
     def __call__(self, source: Source, *, progress: Callable[[float], object] | None = None) -> Transcript: ...
@@ -167,9 +179,10 @@ class _Reading:
     def __init__(self, pipeline: TranscriptionPipeline, source: Source) -> None:
         self._pipeline = pipeline
         self._name = name_of(source)
-        self._sound = _Sound(audio_blocks(source, pipeline.features.rate))
+        self._sound = Recording(audio_blocks(source, pipeline.features.rate))
         self.language = pipeline.speech.language(pipeline.language)
         self.done = 0.0  # seconds
+        self._before: tuple[int, ...] = ()  # pieces of what was said before
 
     @torch.inference_mode()
     def windows(self) -> Iterator[list[Segment]]:
@@ -198,72 +211,32 @@ class _Reading:
     def _window(self, samples: Tensor, start: float) -> tuple[list[Segment], int | None]:
         """The segments of a window, and the stamp at which the next one begins; None: after all of this one."""
         pipeline, speech = self._pipeline, self._pipeline.speech
-        model, rate = pipeline.model, pipeline.features.rate
-        read = whisper_features(samples, pipeline.features)[None].to(pipeline.device)  # (1, M, T)
-        lengths = torch.tensor([model.config.source_positions], device=pipeline.device)
-        memory = model.encode(read, lengths)  # (1, Ls, d)
-        if self.language is None and speech.languages:
-            self.language = self._heard_language(memory, lengths)
-        prompt = speech.prompt(self.language, pipeline.english)
-        sources = Sources(read, lengths, memory)
-        (answer,) = generate_ids(
-            model, [prompt], pipeline.settings, sources=sources, vocabulary=pipeline.tokenizer.vocab_size
-        )
-        if answer.finish == "interrupted":
-            raise KeyboardInterrupt
-        ids = answer.ids[:-1] if answer.finish == "stop" else answer.ids
-        cuts, stamps = stretches(ids, speech.first_stamp)
-        step = 2 * pipeline.features.hop / rate  # seconds from one stamp to the next
-        stop = start + len(samples) / rate
+        heard = pipeline.reader.read(samples, self.language, self._before)
+        self.language = heard.language
+        if heard.silent:
+            return [], None
+        cuts, stamps = stretches(heard.pieces, speech.first_stamp)
+        step = 2 * pipeline.features.hop / pipeline.features.rate  # seconds from one stamp to the next
+        stop = start + len(samples) / pipeline.features.rate
         times: list[float] | None = None
         if pipeline.words:
-            times = [min(start + step * t, stop) for t in self._times(memory, lengths, prompt, ids, samples)]
+            times = [min(start + step * t, stop) for t in pipeline.reader.piece_times(heard)]
         segments: list[Segment] = []
         spoken = 0  # pieces before this segment
         for cut in cuts:
-            pieces = tuple(i for i in ids[cut.first : cut.stop] if i < speech.first_stamp)
+            pieces = speech.spoken_of(heard.pieces[cut.first : cut.stop])
             ends = stop if cut.until is None else min(start + step * cut.until, stop)
-            logs = answer.log_probabilities[cut.first : cut.stop] if len(answer.log_probabilities) > 1 else None
-            mean = sum(logs) / len(logs) if logs else sum(answer.log_probabilities) / len(answer.ids)
             words = None if times is None else self._words(pieces, times[spoken : spoken + len(pieces) + 1])
             spoken += len(pieces)
             text = pipeline.tokenizer.decode(pieces).strip()
             if text:
+                mean = heard.log_probability(cut.first, cut.stop)
                 segments.append(Segment(text, min(start + step * cut.since, stop), ends, pieces, mean, words))
+        if pipeline.previous_text:
+            # What was drawn rather than heard must not lead what follows astray.
+            drawn = heard.temperature > MOST_DRAWN
+            self._before = () if drawn else (*self._before, *heard.pieces[: cuts[-1].stop])
         return segments, stamps or None
-
-    def _heard_language(self, memory: Tensor, lengths: Tensor) -> str:
-        model, languages = self._pipeline.model, self._pipeline.speech.languages
-        start = torch.tensor([[model.decoder_start]], device=memory.device)
-        scores = model.logits(model.decode(start, memory, lengths))[0, -1]
-        return max(languages, key=lambda code: float(scores[languages[code]]))
-
-    def _times(
-        self, memory: Tensor, lengths: Tensor, prompt: Sequence[int], ids: Sequence[int], samples: Tensor
-    ) -> list[int]:
-        """The position of the sound at which each piece begins that is no stamp, and at which the last one ends.
-
-        Read from one pass over the pieces without stamps, as these would draw attention to themselves.
-        """
-        pipeline, speech = self._pipeline, self._pipeline.speech
-        spoken = [i for i in ids if i < speech.first_stamp]
-        if not spoken:
-            return [0]
-        model = pipeline.model
-        read = [*prompt, speech.no_stamps, *spoken][: model.config.max_positions]
-        layers = sorted({layer for layer, _ in speech.heads})
-        watch = Watch(top=1, received=False, entropy=False, position=False)
-        with observe(model, watch=watch, layers=layers, this_thread=True) as relations:
-            model.decode(torch.tensor([read], device=memory.device), memory, lengths)
-        sites = [site for site in relations.sites if site.kind == "cross"]
-        columns = max(1, len(samples) // pipeline.features.hop // 2)
-        rows = range(len(prompt), len(read))
-        weights = [
-            relations.observation(site.path).weights(rows, [head for at, head in speech.heads if at == site.layer])[0]
-            for site in sites
-        ]
-        times = piece_times(torch.cat(weights)[..., :columns])
-        return times + [columns] * (len(spoken) + 1 - len(times))
 
     def _words(self, pieces: Sequence[int], times: Sequence[float]) -> tuple[Word, ...]:
         """The words of a segment, given when each of its pieces begins, and when the last one ends."""
@@ -280,61 +253,3 @@ class _Reading:
             if inside:
                 words.append(Word(text[first:stop], times[inside[0]], times[inside[-1] + 1]))
         return tuple(words)
-
-
-class _Sound:
-    """A recording that is read as far as it is needed, and forgotten behind that."""
-
-    def __init__(self, blocks: Iterator[Tensor]) -> None:
-        self._blocks = blocks
-        self._held: list[Tensor] = []
-        self._first = 0  # sample at which they begin
-        self.length = 0  # samples read so far
-
-    def window(self, first: int, size: int) -> Tensor:
-        """At most so many samples from this one on, which is none before the last window's first."""
-        while self.length < first + size and (block := next(self._blocks, None)) is not None:
-            self._held.append(block)
-            self.length += len(block)
-        held = torch.cat(self._held)[first - self._first :] if self._held else torch.empty(0)
-        self._held, self._first = [held], first
-        return held[:size]
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Pieces between two stamps."""
-
-    first: int  # of the window's pieces, the stamps among them
-    stop: int
-    since: int  # the stamp at which it begins
-    until: int | None  # and ends; None is the end of the window
-
-
-def stretches(ids: Sequence[int], first_stamp: int) -> tuple[list[Stretch], int | None]:
-    """The stretches of a window's pieces, and the stamp up to which they were heard to the end.
-
-    Two stamps in a row are the end of one stretch and the beginning of the next. What follows the last pair is cut
-    off by the end of the window, unless a single stamp at the end says that nothing follows.
-
-    Args:
-        ids: pieces, without the end piece.
-        first_stamp: the piece for 0 seconds.
-
-    Returns:
-        The stretches in order, and None where the whole window was heard.
-    """
-    stamps = [i - first_stamp if i >= first_stamp else None for i in ids]
-    cuts = [i + 1 for i in range(len(ids) - 1) if stamps[i] is not None and stamps[i + 1] is not None]
-    if not cuts:
-        known = [stamp for stamp in stamps if stamp]
-        return [Stretch(0, len(ids), 0, known[-1] if known else None)], None
-    whole = stamps[-1] is not None and stamps[-2] is None
-    if whole:
-        cuts.append(len(ids))
-    found: list[Stretch] = []
-    before = 0
-    for cut in cuts:
-        found.append(Stretch(before, cut, stamps[before] or 0, stamps[cut - 1]))
-        before = cut
-    return found, None if whole else stamps[before - 1]

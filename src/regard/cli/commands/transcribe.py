@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,16 @@ def transcribe(
     ] = None,
     english: Annotated[bool, typer.Option("--english", help="Translate into English.")] = False,
     words: Annotated[bool, typer.Option("--words", help="The time of each word, too.")] = False,
+    fallback: Annotated[
+        bool,
+        typer.Option(
+            "--fallback",
+            help="Write again what looks repetitive or unlikely, drawn at rising temperatures; pass over silence.",
+        ),
+    ] = False,
+    previous_text: Annotated[
+        bool, typer.Option("--previous-text", help="Let the model read what it wrote in the windows before.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one object a file.")] = False,
     beams: Annotated[int | None, typer.Option(min=1, help="Beam size; the model's own unless given.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here, whole or not at all.")] = None,
@@ -32,12 +42,14 @@ def transcribe(
 ) -> None:
     """Write down what is said in recordings of any length, with the time of every stretch of speech.
 
-    Each file is named before its lines if there are several. Progress goes to stderr.
+    Each file is named before its lines if there are several; what is drawn is the same every time. Progress goes to
+    stderr.
 
     Examples:
 
     - `regard transcribe -m whisper-tiny/ speech.wav`
     - `regard transcribe -m whisper-tiny/ --language de --words interview.mp3`
+    - `regard transcribe -m whisper-tiny/ --fallback lecture.mp4`
     - `regard transcribe -m whisper-tiny/ --json *.flac -o speech.jsonl`
     """
     from regard.pipelines import pipeline
@@ -45,7 +57,8 @@ def transcribe(
     if output is not None:
         check_output(output, force)
     set_threads(threads)
-    hear = pipeline(model, "transcribe", language=language, english=english, words=words, **given(beams=beams))
+    how: dict[str, Any] = {"english": english, "words": words, "fallback": fallback, "previous_text": previous_text}
+    hear = pipeline(model, "transcribe", language=language, **how, seed=0, **given(beams=beams))
     with sink(output) as write:
         for source in sources:
             transcript = hear(source, progress=lambda seconds, name=source: _tell(name, seconds))
