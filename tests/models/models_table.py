@@ -62,9 +62,7 @@ def table(figures: Mapping[str, float]) -> str:
 def _line(family: Family, kind: str, figures: Mapping[str, float]) -> str:
     names = "<br>".join(f"`{name}`" for name in family.architectures)
     heads = [head for head in family.architectures.values() if head != "hidden" or family.modality == "text"]
-    commands = ", ".join(
-        [*dict.fromkeys(TASKS[head] for head in heads), *(["see"] if "transcribe" not in heads else [])]
-    )
+    commands = ", ".join([*dict.fromkeys(TASKS[head] for head in heads), "see"])
     origin = "safetensors, GGUF" if kind in ARCHITECTURES else "safetensors"
     figure = f"{figures[kind]:.1e}" if kind in figures else "not measured"
     return f"| `{kind}` | {family.modality} | {names} | {commands} | {origin} | {figure} |"

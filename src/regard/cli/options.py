@@ -19,6 +19,8 @@ Model = Annotated[
         "--model", "-m", help="An embedded model (see `regard models`), a directory, a GGUF file, or a hub id."
     ),
 ]
+Job = Annotated[str | None, typer.Option(help="Of a checkpoint for several: one that its config.json lists.")]
+Prefix = Annotated[str | None, typer.Option(help="Words before every text that tell a checkpoint its job.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
 
 

@@ -41,12 +41,13 @@ def picture_data(image: Image, *, most: int = _MOST_EDGE, title: str = "") -> di
     return {"uri": _uri(image, "PNG" if exact else "JPEG"), "width": width, "height": height, "title": title}
 
 
-def spectrogram_data(features: Tensor, heard: int) -> dict[str, Any]:
+def spectrogram_data(features: Tensor, heard: int, *, lowest: int = 20) -> dict[str, Any]:
     """A spectrogram for a page: a column a frame of 10 ms, a row a mel bin, the lowest frequencies at the bottom.
 
     Args:
         features: (T, M), logarithms.
         heard: frames that hold sound; what follows is padding, and grey.
+        lowest: where the mel bins begin, in Hz.
 
     Returns:
         As `picture_data`, and "stretch": its pixels need not be square.
@@ -61,7 +62,7 @@ def spectrogram_data(features: Tensor, heard: int) -> dict[str, Any]:
     pixels = (colours[below] * (1 - part) + colours[below + 1] * part).round().to(torch.uint8)  # (M, T, 3)
     pixels[:, heard:] = torch.tensor(_PADDING, dtype=torch.uint8)
     image = Image.fromarray(pixels.contiguous().numpy())
-    title = f"time across, 0 to {len(features) / 100:.2f} s; mel bins upwards, 20 to 8000 Hz"
+    title = f"time across, 0 to {len(features) / 100:.2f} s; mel bins upwards, {lowest} to 8000 Hz"
     title += "; grey: padding" if heard < len(features) else ""
     drawn = {"uri": _uri(image, "PNG"), "width": image.width, "height": image.height, "title": title}
     return drawn | {"stretch": True}

@@ -106,7 +106,7 @@ class MediaReader(ABC):
         )
         about = {"name": self.checkpoint.directory.name, "task": task, "description": ""}
         rows = self.config.layers * self.config.heads * len(scene.elements)
-        watch = Watch(top=max(LEAST, min(len(scene.elements), LINKS // rows)))
+        watch = Watch(top=top_of(rows, len(scene.elements)))
         with (
             torch.no_grad(),
             observe(self.model, watch=watch, elements={"": sequence}, about=about, this_thread=True) as relations,
@@ -254,6 +254,11 @@ class VideoReader(MediaReader):
 
     def _read(self, source: Media) -> video.Video:
         return video.read_video(_file(source), self.settings, self.config.size[0])
+
+
+def top_of(rows: int, keys: int) -> int:
+    """How many weights a row lists, of so many rows and at most so many keys: see `LINKS`."""
+    return max(LEAST, min(keys, LINKS // rows))
 
 
 def reader_of(checkpoint: Checkpoint, device: str | torch.device | None = None) -> MediaReader:

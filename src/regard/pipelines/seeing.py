@@ -13,6 +13,7 @@ from regard.pipelines import MediaClassificationPipeline, pipeline_of
 from regard.pipelines.embedding import EmbeddingPipeline
 from regard.pipelines.filling import FillingPipeline
 from regard.pipelines.media import reader_of
+from regard.pipelines.speech_relations import speech_report
 
 
 def see_text(
@@ -50,7 +51,8 @@ def see_media(
 ) -> dict[str, Any]:
     """A model's answer to an image, a sound or a video, and which part of it attended to which; see `see_text`.
 
-    Without a head that classifies, the model only reads the file, and the answer is empty.
+    Without a head that classifies, the model only reads the file, and the answer is empty. A model of speech writes
+    down what is said at the beginning, as much as it hears at once.
 
     Args:
         source: of the model, as `regard.pipelines.pipeline` takes it.
@@ -65,7 +67,8 @@ def see_media(
     if not isinstance(found, Checkpoint) or found.family.modality == "text":
         raise ModelError(f"{source} reads text: {name_of(file)} needs a model of images, sound or video")
     if found.head == "transcribe":
-        raise ModelError(f"{source} transcribes: see `regard transcribe --help`")
+        heard: Any = pipeline_of(found, None, device, {})
+        return speech_report(heard, file)
     if found.head == "classify":
         return MediaClassificationPipeline(found, device=device)(file).report()
     reader = reader_of(found, device)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from regard.cli.files import NAMES, InputError, media_kind, text_input
-from regard.cli.options import DEFAULT_MODEL, Model, Threads, given, set_threads
+from regard.cli.options import DEFAULT_MODEL, Job, Model, Prefix, Threads, given, set_threads
 
 if TYPE_CHECKING:
     from regard.inputs.kind import Kind
@@ -33,6 +33,8 @@ def see(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Pieces that a continuation may have; what the model recommends, or 256.")
     ] = None,
+    job: Job = None,
+    prefix: Prefix = None,
     threads: Threads = None,
 ) -> None:
     """Answer an input, and show what each part of the model attended to.
@@ -40,7 +42,8 @@ def see(
     Prints the answer, which word was read from which, and what every head does; and writes one HTML file that opens
     offline, by default regard-NAME.html in this directory. A translator translates a text, a decoder continues it, an
     encoder classifies it, fills its gaps, or only reads it. A model of images, sound or video classifies a file, or
-    only reads it, and the page shows on the picture which part looks where.
+    only reads it, and the page shows on the picture which part looks where. A model of speech writes down what is said
+    in the beginning, as much as it hears at once.
 
     Examples:
 
@@ -48,12 +51,14 @@ def see(
     - `regard see caption.txt -o caption.html`
     - `regard see -m all-MiniLM-L6-v2/ "Two dogs play in the snow."`
     - `regard see -m model.gguf --max-new-tokens 20 "The sun was low, and"`
+    - `regard see -m t5-small/ --job summarization letter.txt`
     - `regard see -m vit-base-patch16-224/ cat.jpg`
+    - `regard see -m whisper-tiny/ speech.wav`
     - `echo "Two dogs play in the snow." | regard see - --json > seen.json`
     """
     from regard.view.html import check_path, write
 
-    settings = given(beams=beams, max_new_tokens=max_new_tokens)
+    settings = given(beams=beams, max_new_tokens=max_new_tokens, job=job, prefix=prefix)
     kind = media_kind(source, text)
     if kind is not None:
         _check_media(source, kind, model, settings)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from regard.cli.files import check_output, decode, lines, progress, read, sink
-from regard.cli.options import DEFAULT_MODEL, Model, Threads, translation_pipeline
+from regard.cli.options import DEFAULT_MODEL, Job, Model, Prefix, Threads, translation_pipeline
 
 
 def translate(
@@ -17,10 +17,8 @@ def translate(
     model: Model = DEFAULT_MODEL,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here, whole or not at all.")] = None,
     beams: Annotated[int | None, typer.Option(min=1, help="Beam size; the model's own unless given.")] = None,
-    job: Annotated[
-        str | None, typer.Option(help="Of a checkpoint for several: one that its config.json lists.")
-    ] = None,
-    prefix: Annotated[str | None, typer.Option(help="Words before every line that tell a checkpoint its job.")] = None,
+    job: Job = None,
+    prefix: Prefix = None,
     threads: Threads = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")] = False,
 ) -> None:
