@@ -13,7 +13,23 @@ shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4)
 
 def test_modules_are_torchs():
     assert LayerNorm is torch.nn.LayerNorm
-    assert RMSNorm is torch.nn.RMSNorm
+    assert issubclass(RMSNorm, torch.nn.RMSNorm)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 1e6])
+@pytest.mark.parametrize("affine", [True, False])
+def test_rms_norm_without_gradients_equals_torch(scale: float, affine: bool):
+    norm, theirs = (kind(96, eps=1e-6, elementwise_affine=affine) for kind in (RMSNorm, torch.nn.RMSNorm))
+    if affine:
+        torch.nn.init.normal_(norm.weight)
+        theirs.load_state_dict(norm.state_dict())
+    x = torch.randn(3, 400, 96) * scale  # large enough for the short way
+    before = x.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(norm(x), theirs(x), rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(norm(x[0, :2]), theirs(x[0, :2]), rtol=0, atol=0)
+    assert torch.equal(x, before)
+    torch.testing.assert_close(norm(x), theirs(x), rtol=0, atol=0)
 
 
 @given(shape=shapes, data=st.data())

@@ -37,7 +37,7 @@ class CausalModel(Protocol):
         ...
 
 
-PREFILL_POSITIONS = 1024
+PREFILL_POSITIONS = 2048
 """Positions of prompts, padding among them, that pass the model at once at most, so that memory stays bounded."""
 
 
