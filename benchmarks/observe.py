@@ -1,6 +1,6 @@
 """What it costs to see a whole model's attention: observe() beside the plain forward pass and other ways of looking.
 
-    python benchmarks/observe.py [--quick] [--rivals DIR] [--json FILE]
+    python benchmarks/observe.py [--quick] [--rivals DIR] [--rounds R] [--json FILE]
 
 The models are those of `transformers` with random weights, under "sdpa": an encoder of 12 layers and 12 heads (BERT's
 sizes) and a decoder of 4 layers (Llama's kind: 16 heads, 8 of keys and values), float32, one sequence of N elements:
@@ -12,9 +12,11 @@ sizes) and a decoder of 4 layers (Llama's kind: 16 heads, 8 of keys and values),
     attnread           one head of the first layer (it has no call for several statistics), the decoder alone
     bertviz            output_attentions, and the size of the head view's HTML
 
-Each figure is of a process of its own, which may take --memory GB; a side that needs more, or longer than --seconds,
-is not tried at larger N. Seconds are CPU time on one thread, wall time on more. Memory is the peak of resident memory
-during the pass, beyond that before it. The column "over plain" is the median of paired rounds in one process.
+Each side has a process of its own, which may take --memory GB; a side that needs more, or longer than --seconds, is
+not tried at larger N, and output_attentions and bertviz not where the matrices alone are more than the memory that is
+free. "observe" shares its process with plain, a round of each in turn; "over plain" is the median ratio of the rounds.
+Seconds are CPU time on one thread, wall time on more. Memory is the peak of resident memory during the pass, beyond
+what was held before it.
 attnread and bertviz are looked for in --rivals, where `pip install --target DIR --no-deps attnread bertviz` (and what
 they import) has put them; they run with the torch and transformers that are here.
 """
@@ -22,6 +24,8 @@ they import) has put them; they run with the torch and transformers that are her
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import importlib.util
 import json
 import os
@@ -43,8 +47,10 @@ LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 QUICK = (512, 1024)
 MODELS = ("encoder", "decoder")
 SIDES = ("plain", "observe", "observe, no keys", "output_attentions", "attnread", "bertviz")
+MATRICES = ("output_attentions", "bertviz")  # sides that hold every matrix
+SIZES = {"encoder": (12, 12), "decoder": (4, 16)}  # layers and heads
 WATCH = Watch(top=8, received=True, entropy=True, position=False)
-ROUNDS = {512: 7, 1024: 5, 2048: 3}  # of the pairs; longer ones have one
+ROUNDS = {512: 7, 1024: 5, 2048: 3}  # of plain and observe in turn; longer ones have one
 
 
 def model_of(name: str, length: int, how: str) -> torch.nn.Module:
@@ -105,36 +111,38 @@ def call_of(side: str, model: torch.nn.Module, ids: torch.Tensor) -> Callable[[]
 @torch.inference_mode()
 def measure(side: str, name: str, length: int) -> dict[str, float]:
     """Seconds and bytes of one side, in this process."""
-    model = model_of(name, length, "eager" if side in ("output_attentions", "bertviz") else "sdpa")
+    model = model_of(name, length, "eager" if side in MATRICES else "sdpa")
     ids = torch.randint(5, 1000, (1, length))
-    warm = call_of(side, model, ids[:, :64])
-    warm()  # what is allocated once, such as thread pools, belongs to no call
-    call = call_of(side, model, ids)
-    before, clock = _reset_peak(), _clock()
-    began = clock()
-    result = call()
-    found = {"seconds": clock() - began, "bytes": _memory("VmHWM") - before}
+    call_of(side, model, ids[:, :64])()  # what is allocated once, such as thread pools, belongs to no call
+    found, result = _measured(call_of(side, model, ids))
     if isinstance(result, str):
         found["file_bytes"] = len(result.encode())
     return found
 
 
 @torch.inference_mode()
-def ratio(side: str, name: str, length: int) -> dict[str, float]:
-    """A side's time over that of the plain pass: the median of rounds that take one of each."""
+def pair(side: str, name: str, length: int, rounds: int) -> dict[str, Any]:
+    """A side beside the plain pass: seconds and bytes of both, and the ratio of times, over rounds of one of each."""
     model, ids = model_of(name, length, "sdpa"), torch.randint(5, 1000, (1, length))
-    clock = _clock()
-    sides = [call_of("plain", model, ids), call_of(side, model, ids)]
-    ratios: list[float] = []
-    for number in range(ROUNDS.get(length, 1) + 1):
-        took = [0.0, 0.0]
+    sides = ("plain", side)
+    for one in sides:
+        call_of(one, model, ids[:, :64])()
+    calls = [call_of(one, model, ids) for one in sides]
+    found: list[list[dict[str, float]]] = [[], []]
+    for number in range(rounds):
         for one in (0, 1) if number % 2 else (1, 0):
-            began = clock()
-            sides[one]()
-            took[one] = clock() - began
-        ratios.append(took[1] / took[0])
-    kept = ratios[1:] if len(ratios) > 2 else ratios  # the first round warms up
-    return {"ratio": statistics.median(kept), "least": min(kept), "most": max(kept)}
+            found[one].append(_measured(calls[one])[0])
+    ratios = [b["seconds"] / a["seconds"] for a, b in zip(*found, strict=True)]
+    plain, seen = ({key: statistics.median(r[key] for r in runs) for key in runs[0]} for runs in found)
+    return {**seen, "ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios), "plain": plain}
+
+
+def _measured(call: Callable[[], object]) -> tuple[dict[str, float], object]:
+    """Seconds and bytes of a call, and what it gives."""
+    before, clock = _reset_peak(), _clock()
+    began = clock()
+    result = call()
+    return {"seconds": clock() - began, "bytes": _memory("VmHWM") - before}, result
 
 
 def _clock() -> Callable[[], float]:
@@ -149,13 +157,27 @@ def _memory(name: str) -> int:
 
 
 def _reset_peak() -> int:
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier calls have freed belongs to none
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak becomes what is held now
     return _memory("VmRSS")
 
 
+def _too_large(side: str, name: str, length: int, limit: float) -> str | None:
+    """Why a side that holds every matrix is not tried, or None."""
+    layers, heads = SIZES[name]
+    matrices = 4e-9 * layers * heads * length**2
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    free = min(limit, next(int(line.split()[1]) * 1024e-9 for line in lines if line.startswith("MemAvailable")))
+    if side not in MATRICES or matrices <= free:
+        return None
+    return f"not tried: its matrices are {matrices:.0f} GB, and {free:.0f} GB are free"
+
+
 def run(what: str, side: str, name: str, length: int, options: argparse.Namespace) -> dict[str, Any]:
     """A measurement in a process of its own: figures, or {"failed": why}."""
-    command = [sys.executable, __file__, "--measure", what, side, name, str(length)]
+    rounds = options.rounds or ROUNDS.get(length, 1)
+    command = [sys.executable, __file__, "--measure", what, side, name, str(length), "--rounds", str(rounds)]
     command += ["--threads", str(options.threads), "--memory", str(options.memory)]
     paths = [str(options.rivals)] if side in ("attnread", "bertviz") and options.rivals else []
     paths += [path for path in [os.environ.get("PYTHONPATH")] if path]
@@ -174,6 +196,7 @@ def run(what: str, side: str, name: str, length: int, options: argparse.Namespac
 def table(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measures and prints every side of every model and length."""
     rows: list[dict[str, Any]] = []
+    observed: dict[str, Any] = {}
     for name in options.models:
         gone: dict[str, str] = {"attnread": "not for this model"} if name == "encoder" else {}
         print(f"\n{name}\n{'N':>6}  {'':18} {'seconds':>8} {'over plain':>18} {'memory, MB':>11}", flush=True)
@@ -181,9 +204,19 @@ def table(options: argparse.Namespace) -> list[dict[str, Any]]:
             for side in options.sides:
                 if side in gone:
                     continue
-                row = {"model": name, "N": length, "side": side, **run("memory", side, name, length, options)}
-                if "failed" not in row and side.startswith("observe"):
-                    row |= run("ratio", side, name, length, options)
+                beside = "observe" in options.sides and "observe" not in gone
+                if side == "plain" and beside:
+                    observed = run("pair", "observe", name, length, options)
+                    found = observed.pop("plain", observed)
+                elif side == "observe" and "plain" in options.sides:
+                    found = observed
+                elif side.startswith("observe"):
+                    found = run("pair", side, name, length, options)
+                else:
+                    why = _too_large(side, name, length, options.memory)
+                    found = run("alone", side, name, length, options) if why is None else {"failed": why}
+                row = {"model": name, "N": length, "side": side, **found}
+                row.pop("plain", None)
                 if "failed" in row:
                     gone[side] = row["failed"]
                 rows.append(row)
@@ -206,6 +239,7 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--lengths", nargs="+", type=int)
+    parser.add_argument("--rounds", type=int, help=f"of plain and observe in turn; unless given {ROUNDS} by N, or 1")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory", type=float, default=14.0, help="GB of address space that a process may take")
     parser.add_argument("--seconds", type=float, default=900.0, help="that a process may take")
@@ -218,7 +252,8 @@ def main() -> int:
         what, side, name, length = options.measure
         limit = int(options.memory * 1e9)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        print(json.dumps((measure if what == "memory" else ratio)(side, name, int(length))))
+        found = measure(side, name, int(length)) if what == "alone" else pair(side, name, int(length), options.rounds)
+        print(json.dumps(found))
         return 0
     options.lengths = options.lengths or (QUICK if options.quick else LENGTHS)
     if options.rivals is None:

@@ -43,12 +43,16 @@ def test_sides_do_what_they_say(bench: ModuleType, name: str):
     assert len(relations.sites) == len(output.attentions) == 2
     for site, weights in zip(relations.sites, output.attentions, strict=True):
         torch.testing.assert_close(relations.weights(site.path), weights[0], atol=1e-5, rtol=0)
-    ratio = bench.ratio("observe", name, 80)
-    assert 0 < ratio["least"] <= ratio["ratio"] <= ratio["most"]
+    both = bench.pair("observe", name, 80, rounds=3)
+    assert 0 < both["least"] <= both["ratio"] <= both["most"]
+    assert both["plain"]["seconds"] > 0 and both["seconds"] > 0 and both["bytes"] >= 0
 
 
 def test_a_side_that_fails_says_how(bench: ModuleType):
-    options = argparse.Namespace(threads=1, memory=5.0, seconds=200.0, rivals=None)
-    assert bench.run("memory", "output_attentions", "decoder", 20000, options) == {"failed": "over 5.0 GB"}
-    options = argparse.Namespace(threads=1, memory=14.0, seconds=0.1, rivals=None)
-    assert bench.run("memory", "plain", "decoder", 64, options) == {"failed": "over 0.1 s"}
+    options = argparse.Namespace(threads=1, memory=5.0, seconds=200.0, rivals=None, rounds=1)
+    assert bench.run("alone", "output_attentions", "decoder", 20000, options) == {"failed": "over 5.0 GB"}
+    assert "its matrices are 26 GB" in bench._too_large("output_attentions", "decoder", 10000, 5.0)
+    assert bench._too_large("observe", "decoder", 10000, 5.0) is None
+    assert bench._too_large("bertviz", "decoder", 1000, 5.0) is None
+    options = argparse.Namespace(threads=1, memory=14.0, seconds=0.1, rivals=None, rounds=1)
+    assert bench.run("alone", "plain", "decoder", 64, options) == {"failed": "over 0.1 s"}
