@@ -23,6 +23,7 @@ HEAVY = {
 # Calls of softmax outside attention/ that are not softmax(QKᵀ), each with what it normalises.
 OTHER_SOFTMAX = {
     "generation/beam.py": "next-token log-probabilities",
+    "pipelines/hearing.py": "probability that nothing is said",
     "pipelines/classification.py": "classes",
 }
 

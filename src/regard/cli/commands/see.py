@@ -17,17 +17,13 @@ if TYPE_CHECKING:
 
 
 def see(
-    source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A text, a file of any kind, or - for standard input.")
-    ],
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="A text, any file, or - for standard input.")],
     model: Model = DEFAULT_MODEL,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The HTML file to write.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the data instead, and write HTML only where -o says.")
     ] = False,
-    text: Annotated[
-        bool, typer.Option("--text", help="INPUT is the text itself, even if a file is called so.")
-    ] = False,
+    text: Annotated[bool, typer.Option("--text", help="INPUT is the text, even if a file is called so.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that regard did not write.")] = False,
     beams: Annotated[int | None, typer.Option(min=1, help="Beam size; the model's own unless given.")] = None,
     max_new_tokens: Annotated[
