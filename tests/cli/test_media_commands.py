@@ -1,6 +1,7 @@
 """`regard classify` and `regard see` with images, sound and video: answers, pages, one-line errors."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy
@@ -98,7 +99,11 @@ def test_a_model_without_a_head_only_reads(tmp_path: Path, run: Run):
         (("classify", "-m", "VIT", "DIRECTORY"), "is a directory, not a file"),
         (("classify", "-m", "TEXT", "PICTURE"), "0.png is an image; this model reads text"),
         (("embed", "-m", "VIT", "a cat"), "which reads image: to embed it must read text"),
-        (("see", "PICTURE"), "0.png is an image: translate-en-de reads text; name a model"),
+        (("see", "FILM"), "is a video: no model of the package reads it; name a model that does with --model"),
+        (("classify", "FILM"), "is a video: no model of the package reads it; name a model that does with --model"),
+        (("classify", "a cat"), "texts are classified by no model of the package; name a model"),
+        (("classify",), "texts are classified by no model of the package; name a model"),
+        (("see", "-m", "translate-en-de", "PICTURE"), "translate-en-de reads text: "),
         (("see", "-m", "TEXT", "PICTURE"), "reads text: "),
         (("see", "-m", "VIT", "a cat"), "which reads image: it must be a model of text"),
         (("see", "-m", "VIT", "SOUND"), "0.flac is not an image"),
@@ -119,6 +124,7 @@ def test_bad_input_is_one_line(
     monkeypatch.chdir(tmp_path)
     names = {name.upper(): place for name, place in models.items()}
     names |= {"PICTURE": media_file("vit", tmp_path), "SOUND": media_file("ast", tmp_path), "DIRECTORY": tmp_path}
+    names["FILM"] = media_file("videomae", tmp_path)
     names |= {"SILENT": tmp_path / "silent.wav", "CUT": tmp_path / "cut.png"}
     names["SILENT"].write_bytes(sound(numpy.zeros((1, 16_000)), 16_000))
     names["CUT"].write_bytes(names["PICTURE"].read_bytes()[:500])
@@ -128,3 +134,26 @@ def test_bad_input_is_one_line(
     assert (result.returncode, result.stdout, error.count("\n")) == (2, b"", 1), error
     assert message in error
     assert {*tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(("name", "default"), [("vit", "photo-classes"), ("ast", "spoken-digits")])
+def test_without_a_model_an_embedded_one_classifies_and_says_its_limits(
+    models: dict[str, Path], name: str, default: str, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    place = tmp_path / default
+    shutil.copytree(models[name], place)
+    about = json.loads((place / "config.json").read_text())
+    about |= {"task": "t", "description": "Five kinds.", "limits": "It knows no sixth.", "scores": {"s": 1}}
+    (place / "config.json").write_text(json.dumps(about))
+    monkeypatch.setattr("regard.models.registry.embedded_models", lambda: {default: place})
+    file = media_file(name, tmp_path)
+    said = f"{default}: Five kinds. It knows no sixth. --model names another.\n".encode()
+    result = run("classify", file)
+    assert (result.returncode, result.stderr) == (0, said)
+    assert result.stdout == run("classify", "-m", place, file).stdout
+    result = run("see", file, "--json")
+    assert result.stderr == said and json.loads(result.stdout)["model"]["name"] == default
+    assert "  It knows no sixth.\n" in run("models").stdout.decode()
+    monkeypatch.setattr("regard.models.registry.embedded_models", dict)
+    result = run("see", file)
+    assert result.returncode == 2 and b"no model of the package reads it" in result.stderr

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import json
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from regard.cli.files import NAMES, InputError
+
 if TYPE_CHECKING:
+    from regard.inputs.kind import Kind
     from regard.pipelines import GenerationPipeline, TranslationPipeline
 
 DEFAULT_MODEL = "translate-en-de"
+DEFAULTS: Mapping[Kind, str] = {"image": "photo-classes", "audio": "spoken-digits"}
+"""Embedded models that files are classified with where no model is named."""
 
 Model = Annotated[
     str,
@@ -19,9 +26,37 @@ Model = Annotated[
         "--model", "-m", help="An embedded model (see `regard models`), a directory, a GGUF file, or a hub id."
     ),
 ]
+ChosenModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="An embedded model, a directory, a GGUF file, or a hub id; unless given, the embedded one for such an"
+        " input: see `regard models`.",
+    ),
+]
 Job = Annotated[str | None, typer.Option(help="Of a checkpoint for several: one that its config.json lists.")]
 Prefix = Annotated[str | None, typer.Option(help="Words before every text that tell a checkpoint its job.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
+
+
+def default_for(kind: Kind, source: str) -> str:
+    """The embedded model for a file that is no text; what it can do, and what not, is said on stderr.
+
+    Raises:
+        InputError: there is none.
+    """
+    from regard.models.registry import embedded_models
+
+    name, known = DEFAULTS.get(kind), embedded_models()
+    if name is None or name not in known:
+        raise InputError(
+            f"{source} is {NAMES[kind]}: no model of the package reads it; name a model that does with --model"
+        )
+    about = json.loads((known[name] / "config.json").read_text(encoding="utf-8"))
+    said = " ".join(about[part] for part in ("description", "limits") if about.get(part))
+    print(f"{name}: {said} --model names another.", file=sys.stderr)
+    return name
 
 
 def set_threads(threads: int | None) -> None:

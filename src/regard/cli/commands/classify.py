@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regard.cli.files import InputError, Line, media_files, sink, text_lines
-from regard.cli.options import Threads, given
-from regard.cli.text_commands import AsText, Encoder, Force, Output, answers, prepare
+from regard.cli.files import InputError, Line, media_files, media_kind, sink, text_lines
+from regard.cli.options import ChosenModel, Threads, default_for, given
+from regard.cli.text_commands import AsText, Force, Output, answers, prepare
 
 if TYPE_CHECKING:
     from regard.pipelines import Classification, ClassificationPipeline
 
 
 def classify(
-    model: Encoder,
     sources: Annotated[
         list[str] | None,
         typer.Argument(
@@ -25,6 +24,7 @@ def classify(
             help="Texts, text files with one a line, or - for standard input; or files of what the model reads.",
         ),
     ] = None,
+    model: ChosenModel = None,
     pairs: Annotated[bool, typer.Option("--pairs", help="Each line is two texts with a tab between.")] = False,
     top: Annotated[int | None, typer.Option("--top", "-k", min=1, help="Print so many labels.")] = None,
     output: Output = None,
@@ -47,11 +47,12 @@ def classify(
     - `regard classify -m roberta-mnli/ --pairs premises-and-claims.tsv`
     - `regard classify -m vit-base-patch16-224/ --top 5 *.jpg`
     - `regard classify -m ast-audioset/ street.wav film.mp4`
+    - `regard classify three.wav seven.wav`
     """
     from regard.pipelines import MediaClassificationPipeline, pipeline
 
     prepare(output, force, threads)
-    classifier = pipeline(model, "classify", **given(truncate=truncate or None))
+    classifier = pipeline(model or _default(sources or [], text), "classify", **given(truncate=truncate or None))
     if isinstance(classifier, MediaClassificationPipeline):
         if pairs or text:
             option = "--pairs" if pairs else "--text"
@@ -72,6 +73,14 @@ def classify(
                 continue
             labels = ", ".join(f"{label.name} {label.score:.3f}" for label in answer.chosen(top))
             write(f"{labels}\t{' '.join(answer.shown.splitlines())}\n")
+
+
+def _default(sources: Sequence[str], text: bool) -> str:
+    """The embedded model for these files."""
+    kind = media_kind(sources[0], text) if sources else None
+    if kind is None:
+        raise InputError("texts are classified by no model of the package; name a model that does with --model")
+    return default_for(kind, sources[0])
 
 
 def _texts(classifier: ClassificationPipeline, lines: Sequence[Line], pairs: bool) -> Iterator[Classification]:

@@ -15,7 +15,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
     found: dict[str, dict[str, Any]] = {}
     for name, directory in embedded_models().items():
         about = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        found[name] = {key: about.get(key) for key in ("task", "description", "scores", "licence")}
+        found[name] = {key: about.get(key) for key in ("task", "description", "limits", "scores", "licence")}
     if as_json:
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return
@@ -23,6 +23,8 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
         print(f"{name}  ({about['task']})")
         if about["description"]:
             print(f"  {about['description']}")
+        if about["limits"]:
+            print(f"  {about['limits']}")
         for score, value in (about["scores"] or {}).items():
             print(f"  {score}: {value}")
         if about["licence"]:

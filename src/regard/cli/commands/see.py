@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from regard.cli.files import NAMES, InputError, media_kind, text_input
-from regard.cli.options import DEFAULT_MODEL, Job, Model, Prefix, Threads, given, set_threads
+from regard.cli.options import (
+    DEFAULT_MODEL,
+    ChosenModel,
+    Job,
+    Prefix,
+    Threads,
+    default_for,
+    given,
+    set_threads,
+)
 
 if TYPE_CHECKING:
     from regard.inputs.kind import Kind
@@ -18,7 +27,7 @@ if TYPE_CHECKING:
 
 def see(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="A text, any file, or - for standard input.")],
-    model: Model = DEFAULT_MODEL,
+    model: ChosenModel = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The HTML file to write.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the data instead, and write HTML only where -o says.")
@@ -45,6 +54,7 @@ def see(
 
     - `regard see "A man in a blue shirt is standing on a ladder cleaning a window."`
     - `regard see caption.txt -o caption.html`
+    - `regard see three.wav`
     - `regard see -m all-MiniLM-L6-v2/ "Two dogs play in the snow."`
     - `regard see -m model.gguf --max-new-tokens 20 "The sun was low, and"`
     - `regard see -m t5-small/ --job summarization letter.txt`
@@ -56,8 +66,9 @@ def see(
 
     settings = given(beams=beams, max_new_tokens=max_new_tokens, job=job, prefix=prefix)
     kind = media_kind(source, text)
-    if kind is not None:
-        _check_media(source, kind, model, settings)
+    if kind is not None and settings:
+        raise InputError(f"--{next(iter(settings)).replace('_', '-')} is for texts: {source} is {NAMES[kind]}")
+    model = model or (DEFAULT_MODEL if kind is None else default_for(kind, source))
     name, content = text_input(source, text) if kind is None else (Path(source).stem, source)
     page = output if output is not None else None if as_json else Path(f"regard-{name}.html")
     if page is not None:
@@ -66,6 +77,12 @@ def see(
     report = _report(model, content, kind, settings)
     if page is not None:
         page = write(report, page, force=force)
+    _print(report, as_json=as_json)
+    if page is not None:
+        print(f"\nSee it: {page.resolve()}", file=sys.stderr if as_json else sys.stdout)
+
+
+def _print(report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         sys.stdout.buffer.write(json.dumps(report, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         sys.stdout.flush()
@@ -73,16 +90,6 @@ def see(
         from regard.view.terminal import print_report
 
         print_report(report)
-    if page is not None:
-        print(f"\nSee it: {page.resolve()}", file=sys.stderr if as_json else sys.stdout)
-
-
-def _check_media(source: str, kind: Kind, model: str, settings: dict[str, Any]) -> None:
-    """Refuse what cannot be right for a file that is no text, before anything is read."""
-    if model == DEFAULT_MODEL:
-        raise InputError(f"{source} is {NAMES[kind]}: {model} reads text; name a model that reads it with --model")
-    if settings:
-        raise InputError(f"--{next(iter(settings)).replace('_', '-')} is for texts: {source} is {NAMES[kind]}")
 
 
 def _report(model: str, content: str, kind: Kind | None, settings: dict[str, Any]) -> dict[str, Any]:
