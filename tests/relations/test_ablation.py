@@ -192,10 +192,14 @@ class Pooled(nn.Module):
 
 def test_what_cannot_be_switched_off_is_said():
     x = torch.randn(1, 5, 16)
-    with pytest.raises(RuntimeError, match="heads of '' cannot be switched off: it computes softmax in the open"):
-        model = Open()
-        with regard.ablate(model, {0: [0]}):
-            model(x)
+    model = Open()
+    with (
+        pytest.raises(RuntimeError, match="heads of '' cannot be switched off: it computes softmax in the open"),
+        regard.ablate(model, {0: [0]}),
+    ):
+        model(x.clone().requires_grad_())
+    with torch.no_grad(), regard.ablate(model, {0: [0]}):
+        assert float(model(x).abs().max()) == 0
     layer = MultiHeadAttention(16, 4)
     heads = {0: [1], 3: [0], "layer": [1]}
     with (

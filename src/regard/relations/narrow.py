@@ -1,4 +1,4 @@
-"""One entry of a batch and some of its heads, out of an observed call: to ask about them costs what they cost alone.
+"""Parts of a call: one entry of a batch, some heads, some rows, or all but some edges, at what they cost alone.
 
 H | heads    r | rows asked for    Lk | keys
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from regard.attention import ALiBi, Observation, RelativeBias
+from regard.attention import ALiBi, Dense, Observation, RelativeBias
 from regard.attention.frame import Frame
 from regard.attention.mask import Mask, Ranges
 from regard.attention.request import Bias, Request
@@ -61,6 +61,37 @@ def narrowed_request(request: Request, item: int | None, heads: list[int] | None
         start=start[entries] if isinstance(start, Tensor) else start,
         sink_logits=None if sinks is None else sinks[chosen],
     )
+
+
+def rows_of(request: Request, rows: Tensor) -> Request:
+    """A call with some rows (r,) alone; what mask and bias say of them is held, (B|1, H|1, r, Lk)."""
+    keys = range(request.Lk)
+    mask = None if request.mask is None else Dense(request.mask.tile(request.frame, rows, keys))
+    return replace(request, query=request.query[:, :, rows], mask=mask, bias=request.bias_tile(rows, keys), start=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Cut(Mask):
+    """All but some edges: the query of a head at one position does not see one key.
+
+    Args:
+        edges: (n, 3) integers: head, query position, key.
+        heads: of the call.
+    """
+
+    edges: Tensor
+    heads: int
+
+    def tile(self, frame: Frame, rows: Tensor, keys: range) -> Tensor:
+        edges = self.edges.to(frame.device)
+        positions = frame.positions(rows)  # (B|1, R)
+        may = torch.ones(
+            positions.shape[0], self.heads, rows.shape[0], len(keys), dtype=torch.bool, device=frame.device
+        )
+        edges = edges[(edges[:, 2] >= keys.start) & (edges[:, 2] < keys.stop)]
+        edge, item, row = (edges[:, 1, None, None] == positions).nonzero().unbind(-1)
+        may[item, edges[edge, 0], row, edges[edge, 2] - keys.start] = False
+        return may
 
 
 def _bias(bias: Bias | None, item: int | None, heads: list[int]) -> Bias | None:

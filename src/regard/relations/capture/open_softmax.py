@@ -177,8 +177,12 @@ class OpenNet(TorchDispatchMode):
             sample = weights.sample.reshape(*lead, *weights.sample.shape[-2:])
             return sample.to(v.dtype) @ v, weights.rows
 
-        whole = output.reshape(*lead, *output.shape[-2:])
-        seer.see(Call(request, lambda: whole, sampled, beside=True, settled=True))
+        whole, settled = output.reshape(*lead, *output.shape[-2:]), None
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (left, value)):
+            settled = "it computes softmax in the open, where gradients would not follow; torch.no_grad() allows it"
+        found = seer.see(Call(request, lambda: whole, sampled, beside=True, settled=settled))
+        if found is not whole and settled is None:
+            output.copy_(found.reshape(output.shape))
 
 
 def _product(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> _Scores:

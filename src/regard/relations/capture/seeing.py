@@ -71,7 +71,7 @@ class Call:
         sampled: asked about some rows (r,), gives what the model's own function returns without dropout,
             (B, Hq, r, Dv), and for which rows: others where it cannot compute those alone. None: nothing to compare.
         beside: the output is that of `original` in any case, and what is seen is computed beside it.
-        settled: the model goes on with its own output, whatever is returned.
+        settled: why the model goes on with its own output, whatever is returned; None where it does not.
         backend: which backend of `attend` is asked for.
     """
 
@@ -79,7 +79,7 @@ class Call:
     original: Callable[[], Tensor]
     sampled: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     beside: bool = False
-    settled: bool = False
+    settled: str | None = None
     backend: str = "auto"
 
 
@@ -183,10 +183,16 @@ class Seer:
 
     def see(self, call: Call) -> Tensor:
         """What the model gets for a call, (B, Hq, Lq, Dv): its output, changed by whoever ablates the model."""
+        for seer in seers_here():
+            call = seer.prepare(call)
         output = self.output(call)
         for seer in seers_here():
             output = seer.change(call, output)
         return output
+
+    def prepare(self, call: Call) -> Call:
+        """The call that is computed and seen instead: who only observes changes nothing."""
+        return call
 
     def change(self, call: Call, output: Tensor) -> Tensor:
         """What the model gets for an output, (B, Hq, Lq, Dv): who only observes changes nothing."""
@@ -202,13 +208,13 @@ class Seer:
         if heads is None and not call.beside:
             with ours():
                 output, seen = observe_request(request, watch, call.backend)
-            self._check(place.path, call, request, heads, output)
+            self.check(place.path, call, request, heads, lambda: output)
         else:
             output = call.original()
             with torch.no_grad(), ours():
                 request = narrowed_request(request, None, heads)
                 found, seen = observe_request(request, watch, call.backend)
-            self._check(place.path, call, request, heads, found)
+            self.check(place.path, call, request, heads, lambda: found)
         self.file(place, call.request, heads, seen)
         return output
 
@@ -280,7 +286,9 @@ class Seer:
             dropout=dropout,
         )
 
-    def _check(self, path: str, call: Call, request: Request, heads: list[int] | None, output: Tensor) -> None:
+    def check(
+        self, path: str, call: Call, request: Request, heads: list[int] | None, computed: Callable[[], Tensor]
+    ) -> None:
         """Compares rows with the model's own function, once a site and form of call.
 
         Args:
@@ -288,19 +296,21 @@ class Seer:
             call: as it was made.
             request: what was observed of it.
             heads: those observed, None for all.
-            output: of these.
+            computed: their output, (B, H, Lq, Dv).
 
         Raises:
             RuntimeError: they differ by more than rounding.
         """
         form = (path, type(request.mask), request.bias is None, request.Lq == 1, request.dropout > 0)
-        if form in self._checked or call.sampled is None or 0 in output.shape:
+        if form in self._checked or call.sampled is None or 0 in (*request.query.shape, request.value.shape[3]):
             return
         self._checked.add(form)
         with torch.no_grad(), ours():
-            expected, rows = call.sampled(sample_rows(request.Lq, output.device))
+            expected, rows = call.sampled(sample_rows(request.Lq, request.query.device))
             if request.dropout:
                 output = observe_request(replace(request, dropout=0.0), Watch(keep=False))[0]
+            else:
+                output = computed()
             error, allowed = _difference(
                 request, rows, output[:, :, rows], expected[:, slice(None) if heads is None else heads]
             )
