@@ -1,12 +1,15 @@
 """The examples of docs/ run as they stand."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from tests.command_line import Run
+
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-RUN = ["observe.md"]
+RUN = ["observe.md", "faithful.md"]
 EXAMPLES = [
     (name, number, block)
     for name in RUN
@@ -22,3 +25,23 @@ EXAMPLES = [
 def test_examples_run(name: str, number: int, block: str, capsys: pytest.CaptureFixture[str]):
     exec(compile(block, f"{name}, example {number + 1}", "exec"), {"__name__": "example"})
     assert "print(" not in block or capsys.readouterr().out.strip()
+
+
+def test_the_commands_of_faithful_run(tmp_path: Path, run: Run):
+    """In order, with little data: the model is trained by the first of them, in a few steps."""
+    text = (DOCS / "faithful.md").read_text(encoding="utf-8")
+    commands = [line for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
+    kinds = [("dull", 0), ("fine", 1)]
+    rows = "".join(f"a {word} film , number {i}\t{label}\n" for i in range(6) for word, label in kinds)
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / name).write_text(rows)
+    aligned = tmp_path / "wordalign_deen"
+    aligned.mkdir()
+    (aligned / "test.en").write_text("a man .\n")
+    (aligned / "test.de").write_text("ein mann .\n")
+    (aligned / "de-en.ref.wa").write_text("1 0 0 S\n1 1 1 S\n")
+    assert len(commands) >= 4
+    for command in commands:
+        done = run(*shlex.split(re.sub(r"--steps \d+", "--steps 2", command))[1:])
+        assert done.returncode == 0 and done.stdout, (command, done.stderr)
+    assert {"sst2.json", "alignment.json"} <= {path.name for path in tmp_path.iterdir()}
