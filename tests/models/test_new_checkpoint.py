@@ -158,7 +158,7 @@ def test_a_classifier_keeps_the_encoder_and_a_head_for_the_same_classes() -> Non
     assert not torch.equal(other["classify.out.weight"], ours["classify.out.weight"])
     with pytest.raises(ModelError, match="there are 1 labels"):
         to_classifier(first, ["x"])
-    with pytest.raises(ModelError, match="holds a llama: it must be an encoder of text"):
+    with pytest.raises(ModelError, match="is of the family llama: it must be an encoder of text"):
         to_classifier(new_checkpoint("llama", LLAMA), ["x", "y"])
 
 

@@ -286,6 +286,8 @@ def test_refuses_settings() -> None:
         TrainerConfig(steps=0)
     with pytest.raises(ValueError, match="clip is 0"):
         TrainerConfig(clip=0)
+    with pytest.raises(ValueError, match="precision is 'float16'; it may be 'float32', 'bfloat16'"):
+        TrainerConfig(precision="float16")  # pyright: ignore[reportArgumentType]
 
 
 def test_no_process_is_left_behind(tmp_path: Path) -> None:

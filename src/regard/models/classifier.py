@@ -71,7 +71,9 @@ def check_classifies(checkpoint: Checkpoint, modality: str) -> None:
         ModelError: it is no encoder of this modality that can classify.
     """
     if checkpoint.family.modality != modality or "classify" not in checkpoint.family.architectures.values():
-        raise ModelError(f"{checkpoint.directory} holds a {checkpoint.family.name}: it must be {_NAMES[modality]}")
+        raise ModelError(
+            f"{checkpoint.directory} is of the family {checkpoint.family.name}: it must be {_NAMES[modality]}"
+        )
 
 
 def _pooler(checkpoint: Checkpoint, name: str) -> Tensor | None:

@@ -20,7 +20,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from regard.training.errors import DivergedError, StorageError, TrainingError
 from regard.training.optimiser import Schedule
 from regard.training.records import Records
 from regard.training.watching import watch_attention
-from regard.training.workers import Gradients, Shard
+from regard.training.workers import Gradients, Precision, Shard
 from regard.training.workers import Task as GradientTask
 
 BatchT = TypeVar("BatchT")
@@ -51,6 +51,10 @@ class TrainerConfig:
     ema: float | None = None  # decay of a running average of the weights, which is then validated; None: there is none
     watch_every: int = 0  # steps between two looks at attention, on the first batch; 0: none
     clip: float | None = 1.0  # longest gradient (L2 norm over all parameters); None leaves it as it is
+    precision: Precision = (
+        "float32"  # of the forward pass; bfloat16: under autocast, validation in float32 all the same
+    )
+    compile: bool = False  # Transformer blocks, while gradients are computed; see compiled.py
     shards: int = 1  # consecutive batches that make up a step
     workers: int = 1  # processes that compute them; the result is the same with any number
     seed: int = 0  # of all random numbers
@@ -69,6 +73,9 @@ class TrainerConfig:
             raise TrainingError(f"patience is {self.patience}; it may be 1 or more, or None")
         if self.watch_every < 0:
             raise TrainingError(f"watch_every is {self.watch_every}; it may be 0 or more")
+        if self.precision not in get_args(Precision):
+            known = ", ".join(map(repr, get_args(Precision)))
+            raise TrainingError(f"precision is {self.precision!r}; it may be {known}")
         if self.clip is not None and self.clip <= 0:
             raise TrainingError(f"clip is {self.clip}; it may be more than 0, or None")
 
@@ -133,7 +140,14 @@ class Trainer(Generic[BatchT]):
         self._begin(resume)
         config = self.config
         with (
-            Gradients(self.model, self.task, shards=config.shards, workers=config.workers) as gradients,
+            Gradients(
+                self.model,
+                self.task,
+                shards=config.shards,
+                workers=config.workers,
+                precision=config.precision,
+                compiled=config.compile,
+            ) as gradients,
             _stop_signals() as stop,
             Records(self.out, self.progress.step, tensorboard=config.tensorboard) as records,
             display(config.steps, self.progress, shown=config.progress) as show,

@@ -50,7 +50,7 @@ def linear_cross_entropy(
     the mean over the N pairs of (CE(p) + CE(q)) / 2 + α / 4 · (KL(p‖q) + KL(q‖p)).
 
     Args:
-        hidden: (N, d), or (2N, d) with `r_drop`; float32 or float64.
+        hidden: (N, d), or (2N, d) with `r_drop`; float32 or float64. Under autocast it is computed in float32.
         weight: (V, d), the output matrix.
         labels: (N,) int64, each in [0, V).
         smoothing: the part ε of the target spread evenly over the vocabulary, in [0, 1). Default 0.
@@ -78,9 +78,12 @@ def linear_cross_entropy(
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; it may be 1 or more")
     with_gradients = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    loss: Tensor = _LinearCrossEntropy.apply(  # pyright: ignore[reportAssignmentType]
-        hidden, weight, labels, weights, smoothing, r_drop, chunk, with_gradients
-    )
+    if torch.is_autocast_enabled(hidden.device.type):  # a softmax over many pieces needs its digits
+        hidden, weight = hidden.float(), weight.float()
+    with torch.autocast(hidden.device.type, enabled=False):
+        loss: Tensor = _LinearCrossEntropy.apply(  # pyright: ignore[reportAssignmentType]
+            hidden, weight, labels, weights, smoothing, r_drop, chunk, with_gradients
+        )
     return loss
 
 

@@ -24,6 +24,7 @@ from regard.training.checkpoint import load_weights
 from regard.training.errors import StorageError, TrainingError
 from regard.training.loop import Outcome, Task, Trainer, TrainerConfig
 from regard.training.optimiser import OptimiserConfig, ScheduleName, build_optimiser, build_schedule
+from regard.training.workers import Precision
 
 MAY_CHANGE = frozenset({"validate_every", "checkpoint_every", "keep", "watch_every"})
 """Fields of a recipe that a resumed run may have otherwise: they do not change what a step does."""
@@ -48,6 +49,8 @@ class Recipe:
     weight_decay: float = 0.1  # on matrices alone
     clip: float | None = 1.0  # longest gradient; None leaves it as it is
     dropout: float | None = None  # of every sublayer's output; None leaves the model as it is
+    precision: Precision = "float32"  # of matrix products in training; bfloat16 has fewer digits
+    compile: bool = False  # Transformer blocks, with torch.compile; needs a C++ compiler
     label_smoothing: float = 0.0  # part of the target spread over all classes or pieces
     ema: float | None = None  # decay of a running average of the weights, which is then what is kept
     patience: int | None = None  # validations without a lower loss after which the run ends

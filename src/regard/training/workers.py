@@ -15,18 +15,22 @@ import random
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from types import TracebackType
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from regard.training.compiled import CompiledBlocks
 from regard.training.errors import TrainingError
 
 BatchT = TypeVar("BatchT")
+Precision = Literal["float32", "bfloat16"]
+"""What matrix products are computed with. Parameters, gradients and what needs its digits stay float32 (autocast)."""
 
 
 class Task(Protocol[BatchT]):
@@ -76,19 +80,35 @@ class Gradients(Generic[BatchT]):
         task: batches and loss.
         shards: at most so many a step.
         workers: processes; more than `shards` would have nothing to do.
+        precision: of the forward pass.
+        compiled: whether Transformer blocks are compiled, see `regard.training.compiled`.
 
     Raises:
-        TrainingError: if shards or workers is less than 1, workers exceeds shards, or several workers are asked for on
-            a system that cannot fork.
+        TrainingError: if shards or workers is less than 1, workers exceeds shards, several workers are asked for on
+            a system that cannot fork, or bfloat16 for parameters that are not float32; or blocks cannot be compiled.
     """
 
-    def __init__(self, model: nn.Module, task: Task[BatchT], *, shards: int = 1, workers: int = 1) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task[BatchT],
+        *,
+        shards: int = 1,
+        workers: int = 1,
+        precision: Precision = "float32",
+        compiled: bool = False,
+    ) -> None:
         if shards < 1 or not 1 <= workers <= shards:
             raise TrainingError(f"workers is {workers} for {shards} shards; it may be from 1 to the number of shards")
         if workers > 1 and "fork" not in multiprocessing.get_all_start_methods():
             raise TrainingError(f"workers is {workers}; on a system without fork it may be 1")
         self._model, self._task, self._workers = model, task, workers
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        other = next((p.dtype for p in self._parameters if p.dtype != torch.float32), None)
+        if precision == "bfloat16" and other is not None:
+            raise TrainingError(f"precision is 'bfloat16' with parameters of {other}; they may be of torch.float32")
+        self._precision: Precision = precision
+        self._compiled = CompiledBlocks(model, workers) if compiled else None
         total = sum(p.numel() for p in self._parameters)
         self._buffers = torch.zeros(shards, total, dtype=self._parameters[0].dtype)  # one row a shard
         self._connections: list[Connection] = []
@@ -178,7 +198,12 @@ class Gradients(Generic[BatchT]):
         torch.manual_seed(shard.seed)
         self._buffers[place].zero_()
         self._point_to(place)
-        loss = self._task.step(batch)
+        half = self._precision == "bfloat16"
+        with (
+            torch.autocast(self._parameters[0].device.type, torch.bfloat16, enabled=half, cache_enabled=False),
+            nullcontext() if self._compiled is None else self._compiled.used(),
+        ):
+            loss = self._task.step(batch)
         loss.backward()
         return Result(loss.item(), self._task.tokens(batch))
 

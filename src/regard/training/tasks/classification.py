@@ -210,8 +210,10 @@ class ClassificationTask(ABC, Generic[RawT]):
         In training mode inputs are augmented, by torch's default generator.
         """
         targets = one_hot(batch.labels, len(self._train.names))
-        inputs, targets = self.ready(batch.inputs, targets, learning=self.model.training)
-        return F.cross_entropy(self.model(inputs), targets, label_smoothing=self.recipe.label_smoothing)
+        with torch.autocast(targets.device.type, enabled=False):  # autocast is for the model
+            inputs, targets = self.ready(batch.inputs, targets, learning=self.model.training)
+        scores: Tensor = self.model(inputs)
+        return F.cross_entropy(scores.float(), targets, label_smoothing=self.recipe.label_smoothing)
 
     def tokens(self, batch: Batch[RawT]) -> int:
         """Examples."""
@@ -233,5 +235,5 @@ class ClassificationTask(ABC, Generic[RawT]):
         found: list[Tensor] = []
         for batch in Batches(examples, np.arange(len(examples)), self.recipe.batch_size):
             inputs, _ = self.ready(batch.inputs, one_hot(batch.labels, len(examples.names)), learning=False)
-            found.append(self.model(inputs).to(torch.float32))
+            found.append(self.model(inputs).float())
         return torch.cat(found), torch.from_numpy(examples.labels.astype(np.int64))

@@ -218,7 +218,7 @@ class ClassifyTextTask:
         starts = batch.lengths.cumsum(0) - batch.lengths  # (n,)
         positions = torch.arange(len(batch.ids)) - starts.repeat_interleave(batch.lengths)  # (P,)
         hidden = self.model.hidden(batch.ids[None], mask=Documents(batch.lengths), positions=positions[None])
-        return self.model.head(hidden[0, starts])  # (n, d) → (n, C)
+        return self.model.head(hidden[0, starts]).float()  # (n, d) → (n, C)
 
 
 def train_text_classifier(

@@ -126,7 +126,7 @@ class MaskedLanguageModelTask:
         edge = pieces.new_ones(len(pieces), 1)  # (B, 1)
         ids = torch.cat([edge * self._cls, given.view_as(pieces), edge * self._sep], 1)  # (B, T)
         hidden = self.model.hidden(ids)[:, 1:-1].flatten(0, 1)[chosen]  # (N, d)
-        scores = self.model.head(hidden)  # (N, V)
+        scores = self.model.head(hidden).float()  # (N, V)
         loss = F.cross_entropy(scores, labels)
         return loss, int((scores.argmax(1) == labels).sum()), count
 

@@ -44,6 +44,7 @@ from regard.training.minimum_risk import risk
 from regard.training.optimiser import OptimiserConfig, build_optimiser, build_schedule
 from regard.training.run import MAY_CHANGE, Run, Trained, agree, common, only_of_transformers
 from regard.training.subwords import SubwordSampler
+from regard.training.workers import Precision
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class TranslationRecipe:
     final_fraction: float = 0.0  # cosine only: last learning rate as a part of the peak
     weight_decay: float = 0.0  # decoupled, on matrices only
     clip: float | None = 1.0  # longest gradient; None leaves it as it is
+    precision: Precision = "float32"  # of matrix products in training; bfloat16 has fewer digits
+    compile: bool = False  # Transformer blocks, with torch.compile; needs a C++ compiler
     validate_every: int = 500  # steps
     checkpoint_every: int = 500  # steps
     keep: int = 20  # checkpoints kept for averaging, the best besides
