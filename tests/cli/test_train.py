@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from regard.cli import main
+from tests.training.media_data import write_images, write_tones
 
 SMALL = ["d_model=16", "layers=1", "heads=2", "feed_forward=24", "batch_size=4", "validate_every=2", "watch_every=0"]
 SETTINGS = [word for setting in SMALL for word in ("--set", setting)]
@@ -92,6 +93,48 @@ def test_classify_text(run, tmp_path: Path) -> None:
     code, out, err = run("classify-text", "films.tsv", *columns, *named)
     assert code == 0 and "accuracy" in out and err == ["Use it: regard classify -m tsv/model"]
     assert '"columns": "review,stars"' in (tmp_path / "tsv" / "recipe.json").read_text()
+
+
+def test_classify_image(run, tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", 12)
+    (tmp_path / "photos" / "lie" / "broken.png").write_bytes(b"no image")
+    small = [*SETTINGS, "--set", "image_size=16", "--set", "patch=4", "--threads", "1", "--quiet"]
+    code, out, err = run("classify-image", "photos", "--out", "run", *small, "--steps", "4")
+    assert code == 0 and out.startswith("run/model: 4 steps, validation loss "), err
+    assert err[0] == (
+        "1 file is left out: it cannot be read (photos/lie/broken.png is not an image: Pillow knows no format like it)"
+    )
+    assert err[-1] == "Use it: regard classify -m run/model"
+    assert run("classify-image", "photos", "--out", "run", "--resume", "--quiet")[0] == 0
+    code, _, err = run("classify-image", "photos", "--from", "run/model", "--out", "tuned", *small, "--steps", "2")
+    assert code == 0, err
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "table.csv").write_text("path,label\nphotos/lie/001.png,\n,lie\n")
+    for data, words in (
+        ("empty", "empty has no example with a class; there must be two classes or more"),
+        ("photos/lie", "photos/lie has no example with a class"),
+        ("table.csv", "table.csv has no example with a class"),
+        ("nowhere", "nowhere does not exist; it may be a directory with a folder a class or a table (.csv, .tsv"),
+    ):
+        code, _, err = run("classify-image", data, "--out", "other", "--quiet")
+        assert code == 2 and len(err) == 1 and words in err[0], err
+        assert not (tmp_path / "other").exists()
+    code, _, err = run("classify-image", "photos", "--out", "other", "--family", "resnet", "--quiet")
+    assert code == 2 and err == ["regard: family is 'resnet'; it may be 'vit'"]
+
+
+def test_classify_audio(run, tmp_path: Path) -> None:
+    write_tones(tmp_path / "words", 12)
+    small = [*SETTINGS, "--set", "mels=16", "--set", "patch=8", "--threads", "1", "--quiet"]
+    code, out, err = run("classify-audio", "words", "--out", "run", *small, "--steps", "4", "--precision", "bfloat16")
+    assert code == 0 and out.startswith("run/model: 4 steps, validation loss "), err
+    assert err == ["Use it: regard classify -m run/model"]
+    code, _, err = run("classify-audio", "words", "--from", "run/model", "--out", "tuned", *small, "--steps", "2")
+    assert code == 0, err
+    code, _, err = run("classify-image", "words", "--from", "run/model", "--out", "other", "--quiet")
+    assert code == 2 and "is of the family audio spectrogram transformer: it must be a model of images" in err[0]
+    code, _, err = run("classify-audio", "words", "--out", "other", "--precision", "float16", "--quiet")
+    assert (code, err) == (2, ["regard: precision is 'float16'; it may be 'float32', 'bfloat16'"])
 
 
 def test_translate(run, tmp_path: Path) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from regard.training.run import Run, Trained
+from regard.cli.train_options import ModelOptions, Options, with_options
 
-RecipeT = TypeVar("RecipeT")
+if TYPE_CHECKING:
+    from regard.training.run import Trained
 
 train = typer.Typer(
     help="Train a model on your own data, or fine-tune one. What it learns goes to DIR/model.",
@@ -20,40 +20,27 @@ train = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Directory of the run.")]
-Start = Annotated[
-    str | None, typer.Option("--model", "-m", help="Fine-tune this: a checkpoint's directory, or a hub id.")
+Texts = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Text files, UTF-8.")]
+HeldOutTexts = Annotated[
+    list[Path] | None, typer.Option(help="A text to validate on; else a tenth at the end of every file.")
 ]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Any field of the recipe; a wrong NAME lists them all."),
+Examples = Annotated[
+    Path, typer.Argument(metavar="DATA", help="A directory with a folder for each class, or a table of paths.")
 ]
-Steps = Annotated[int | None, typer.Option(min=1, help="Updates in all.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue the run in DIR; settings that are not given are those it has.")
-]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
-Board = Annotated[bool, typer.Option("--tensorboard", help="Also write for TensorBoard, to DIR/tensorboard.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
-Size = Annotated[str | None, typer.Option(help="Of a new model: tiny, small, medium or large.")]
+HeldOutExamples = Annotated[Path | None, typer.Option(help="The same to validate on; else a tenth of every class.")]
+Family = Annotated[str | None, typer.Option(help="Of a new model; a wrong one lists them all.")]
+PathColumn = Annotated[str | None, typer.Option(help="A table's column of the files; path unless given.")]
+LabelColumn = Annotated[str | None, typer.Option(help="A table's column of the classes; label unless given.")]
 
 
 @train.command("language-model")
+@with_options
 def language_model(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Text files, UTF-8.")],
-    out: Out,
-    model: Start = None,
-    size: Size = None,
+    files: Texts,
+    *,
+    options: ModelOptions,
     characters: Annotated[bool, typer.Option("--characters", help="A new model's pieces are characters.")] = False,
-    validation: Annotated[
-        list[Path] | None, typer.Option(help="A text to validate on; else a tenth at the end of every file.")
-    ] = None,
-    steps: Steps = None,
-    settings: Settings = None,
-    resume: Resume = False,
-    threads: Threads = None,
-    tensorboard: Board = False,
-    quiet: Quiet = False,
+    validation: HeldOutTexts = None,
 ) -> None:
     """Learn to continue texts: a new Llama with characters or byte pairs, or one that is fine-tuned.
 
@@ -69,27 +56,17 @@ def language_model(
     """
     from regard.training.tasks.language_model import LanguageModelRecipe, train_language_model
 
-    given = _given(model=model, size=size, steps=steps, tokens="characters" if characters else None)
-    recipe = _recipe(LanguageModelRecipe, out, given, settings, resume)
-    run = _run(out, resume, threads, tensorboard, quiet)
+    recipe, run = options.recipe(LanguageModelRecipe, tokens="characters" if characters else None), options.run()
     _finish(lambda: train_language_model(files, recipe, run, validation=validation or []), "generate -m")
 
 
 @train.command("masked-language-model")
+@with_options
 def masked_language_model(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Text files, UTF-8.")],
-    out: Out,
-    model: Start = None,
-    size: Size = None,
-    validation: Annotated[
-        list[Path] | None, typer.Option(help="A text to validate on; else a tenth at the end of every file.")
-    ] = None,
-    steps: Steps = None,
-    settings: Settings = None,
-    resume: Resume = False,
-    threads: Threads = None,
-    tensorboard: Board = False,
-    quiet: Quiet = False,
+    files: Texts,
+    *,
+    options: ModelOptions,
+    validation: HeldOutTexts = None,
 ) -> None:
     """Learn to fill gaps in texts: a new BERT with word pieces, or a model that is fine-tuned on other texts.
 
@@ -103,27 +80,19 @@ def masked_language_model(
     """
     from regard.training.tasks.masked_language_model import MaskedLanguageModelRecipe, train_masked_language_model
 
-    recipe = _recipe(MaskedLanguageModelRecipe, out, _given(model=model, size=size, steps=steps), settings, resume)
-    run = _run(out, resume, threads, tensorboard, quiet)
+    recipe, run = options.recipe(MaskedLanguageModelRecipe), options.run()
     _finish(lambda: train_masked_language_model(files, recipe, run, validation=validation or []), "fill -m")
 
 
 @train.command("classify-text")
+@with_options
 def classify_text(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="A .csv, .tsv, .jsonl or .parquet file.")],
-    out: Out,
+    *,
+    options: ModelOptions,
     text: Annotated[str | None, typer.Option(help="The column of the texts; text unless given.")] = None,
-    label: Annotated[str | None, typer.Option(help="The column of the classes; label unless given.")] = None,
-    model: Start = None,
-    validation: Annotated[
-        Path | None, typer.Option(help="A table to validate on; else a tenth of every class.")
-    ] = None,
-    steps: Steps = None,
-    settings: Settings = None,
-    resume: Resume = False,
-    threads: Threads = None,
-    tensorboard: Board = False,
-    quiet: Quiet = False,
+    label: LabelColumn = None,
+    validation: HeldOutExamples = None,
 ) -> None:
     """Learn the classes of texts: a small new BERT, or any model built like one that is fine-tuned.
 
@@ -139,18 +108,80 @@ def classify_text(
     """
     from regard.training.tasks.classify_text import ClassifyTextRecipe, train_text_classifier
 
-    given = _given(text=text, label=label, model=model, steps=steps)
-    recipe = _recipe(ClassifyTextRecipe, out, given, settings, resume)
-    run = _run(out, resume, threads, tensorboard, quiet)
+    recipe, run = options.recipe(ClassifyTextRecipe, text=text, label=label), options.run()
     _finish(lambda: train_text_classifier(table, recipe, run, validation=validation), "classify -m")
 
 
+@train.command("classify-image")
+@with_options
+def classify_image(
+    data: Examples,
+    *,
+    options: ModelOptions,
+    family: Family = None,
+    path: PathColumn = None,
+    label: LabelColumn = None,
+    validation: HeldOutExamples = None,
+) -> None:
+    """Learn the classes of images: a small new Vision Transformer, or a ViT, DeiT or DINOv2 that is fine-tuned.
+
+    DATA has a folder for each class, with its images at any depth; or is a .csv, .tsv, .jsonl or .parquet file with a
+    path and a label a row. Images of all formats, modes and sizes are converted; what cannot be read is left out,
+    counted and named.
+
+    Examples:
+
+    - `regard train classify-image photos/ --out runs/photos`
+    - `regard train classify-image train.csv --validation test.csv --path file --label animal --out runs/animals`
+    - `regard train classify-image photos/ --from dinov2-small/ --set peak_learning_rate=5e-5 --out runs/tuned`
+    - `regard classify -m runs/photos/model holiday.jpg`
+    """
+    from regard.training.tasks.classify_image import ClassifyImageRecipe, train_image_classifier
+
+    recipe = options.recipe(ClassifyImageRecipe, family=family, path=path, label=label)
+    run = options.run()
+    _finish(lambda: train_image_classifier(data, recipe, run, validation=validation), "classify -m")
+
+
+@train.command("classify-audio")
+@with_options
+def classify_audio(
+    data: Examples,
+    *,
+    options: ModelOptions,
+    family: Family = None,
+    path: PathColumn = None,
+    label: LabelColumn = None,
+    validation: HeldOutExamples = None,
+) -> None:
+    """Learn the classes of recordings: a small new Audio Spectrogram Transformer, or one that is fine-tuned.
+
+    DATA has a folder for each class, with its recordings at any depth; or is a .csv, .tsv, .jsonl or .parquet file with
+    a path and a label a row. Anything with sound that FFmpeg reads will do; what cannot be read is left out, counted
+    and named. A new model hears as much as the longest recording has, up to 10 seconds.
+
+    Examples:
+
+    - `regard train classify-audio words/ --out runs/words`
+    - `regard train classify-audio birds.tsv --label species --set seconds=5 --size small --out runs/birds`
+    - `regard train classify-audio words/ --from ast-finetuned-audioset/ --set batch_size=8 --out runs/tuned`
+    - `regard classify -m runs/words/model yes.wav`
+    """
+    from regard.training.tasks.classify_audio import ClassifyAudioRecipe, train_audio_classifier
+
+    recipe = options.recipe(ClassifyAudioRecipe, family=family, path=path, label=label)
+    run = options.run()
+    _finish(lambda: train_audio_classifier(data, recipe, run, validation=validation), "classify -m")
+
+
 @train.command("translate")
+@with_options
 def translate(
     files: Annotated[
         list[Path], typer.Argument(metavar="SOURCE TARGET | TABLE", help="Two files line by line, or one table.")
     ],
-    out: Out,
+    *,
+    options: Options,
     source: Annotated[str, typer.Option("--from", help="The language that is read; a column of TABLE.")] = "source",
     target: Annotated[str, typer.Option("--to", help="The language that is written; a column of TABLE.")] = "target",
     model: Annotated[
@@ -159,11 +190,7 @@ def translate(
     validation: Annotated[
         list[Path] | None, typer.Option(help="Pairs to validate on, given twice for two files; else a twentieth.")
     ] = None,
-    steps: Steps = None,
-    settings: Settings = None,
-    resume: Resume = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes of a thread each; at most the recipe's shards.")] = 1,
-    quiet: Quiet = False,
 ) -> None:
     """Learn to translate: a new encoder and decoder, or a translator that learns on, from pairs of sentences.
 
@@ -193,37 +220,12 @@ def translate(
             return read_table(paths[0], source, target, Skipped())
         raise TrainingError(f"{len(paths)} files are given; it may be two, line by line, or one table")
 
-    given = _given(model=None if model is None else str(model), steps=steps)
-    recipe = _recipe(TranslationRecipe, out, given, settings, resume)
+    recipe = options.recipe(TranslationRecipe, model=None if model is None else str(model))
     text, held_out = pairs(files), pairs(validation) if validation else None
     if text.skipped:
         print(f"{text.skipped:,} pairs are left out: a side is empty", file=sys.stderr)
-    run = _run(out, resume, 1, False, quiet, workers)
-    languages = Languages(source, target)
+    run, languages = options.run(workers=workers), Languages(source, target)
     _finish(lambda: train_translation(text, recipe, run, validation=held_out, languages=languages), "translate -m")
-
-
-def _given(**settings: Any) -> list[str]:
-    """Options that were given, as settings of a recipe."""
-    import json
-
-    return [f"{name}={json.dumps(value)}" for name, value in settings.items() if value is not None]
-
-
-def _recipe(kind: type[RecipeT], out: Path, given: list[str], settings: list[str] | None, resume: bool) -> RecipeT:
-    """The recipe of the run that is resumed, or the usual one, with what the command line sets."""
-    from regard.training.run import changed, recorded
-
-    base = recorded(kind, out) if resume else None
-    return changed(base or kind(), [*given, *(settings or [])])
-
-
-def _run(out: Path, resume: bool, threads: int | None, tensorboard: bool, quiet: bool, workers: int = 1) -> Run:
-    from regard.cli.options import set_threads
-    from regard.training.run import Run
-
-    set_threads(threads)
-    return Run(out, resume=resume, workers=workers, progress=not quiet, tensorboard=tensorboard)
 
 
 def _finish(work: Callable[[], Trained], use: str) -> None:
