@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,33 @@ def test_the_commands_of_faithful_run(tmp_path: Path, run: Run):
         done = run(*shlex.split(re.sub(r"--steps \d+", "--steps 2", command))[1:])
         assert done.returncode == 0 and done.stdout, (command, done.stderr)
     assert {"sst2.json", "alignment.json"} <= {path.name for path in tmp_path.iterdir()}
+
+
+WALK = (DOCS / "train.md").read_text(encoding="utf-8")
+
+
+def test_the_walk_through_training_works(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
+    """Its data are made and its commands run, in order, each with a few steps."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("README.md", "docs"):
+        (tmp_path / name).symlink_to(DOCS.parent / name)
+    few = re.sub(r"(--steps |steps=)\d+", r"\g<1>3", re.sub(r"range\(\d\d+\)", "range(12)", WALK))
+    commands = 0
+    for language, block in re.findall(r"^```(python|sh)\n(.*?)^```", few, re.M | re.S):
+        if language == "python":
+            exec(compile(block, "train.md", "exec"), {"__name__": "example"})
+            continue
+        for line in block.splitlines():
+            if line.startswith("cat "):
+                done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+            else:
+                done = run(*shlex.split(line)[1:])
+            assert done.returncode == 0, (line, done.stderr)
+            commands += 1
+    assert commands >= 12
+    for page in ("circle.html", "rising.html"):
+        assert "<html" in (tmp_path / page).read_text(encoding="utf-8")
+    for name in ("writer", "reviews", "shapes", "tones", "tuned", "library"):
+        assert {"README.md", "config.json", "model.safetensors"} <= {
+            p.name for p in Path("runs", name, "model").iterdir()
+        }
