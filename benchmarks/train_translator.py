@@ -163,7 +163,7 @@ def _recipe(arguments: argparse.Namespace) -> TranslationRecipe:
     return changed(base, [*arguments.set, *steps])
 
 
-def _training_text(data: Path, *, tokenised: bool) -> ParallelText:
+def training_text(data: Path, *, tokenised: bool) -> ParallelText:
     if not tokenised:
         return read_parallel(data / "raw" / "train.en.gz", data / "raw" / "train.de.gz")
     text = read_parallel(data / "tok" / "train.lc.norm.tok.en.gz", data / "tok" / "train.lc.norm.tok.de.gz")
@@ -175,7 +175,7 @@ def _unescaped(lines: list[str]) -> list[str]:
     return [html.unescape(line) for line in lines]
 
 
-def _held_out(data: Path, name: str, most: int | None, *, tokenised: bool) -> HeldOut:
+def held_out_text(data: Path, name: str, most: int | None, *, tokenised: bool) -> HeldOut:
     """A Multi30k split with both references."""
     measured = read_lines(data / "tok" / f"{name}.lc.norm.tok.de")
     if tokenised:
@@ -191,12 +191,12 @@ def _train(arguments: argparse.Namespace) -> None:
     data: Path = arguments.data
     recipe = _recipe(arguments)
     tokenised: bool = arguments.tokenised
-    text = _training_text(data, tokenised=tokenised)
+    text = training_text(data, tokenised=tokenised)
     if text.skipped:
         print(f"{text.skipped:,} training pairs are left out: a side is empty", file=sys.stderr)
     train = ParallelText(text.source[: arguments.pairs], text.target[: arguments.pairs], text.skipped)
-    validation = _held_out(data, "val", arguments.test_pairs, tokenised=tokenised)
-    test = _held_out(data, "test_2016_flickr", arguments.test_pairs, tokenised=tokenised)
+    validation = held_out_text(data, "val", arguments.test_pairs, tokenised=tokenised)
+    test = held_out_text(data, "test_2016_flickr", arguments.test_pairs, tokenised=tokenised)
     trained = train_translator(
         train,
         ParallelText(validation.source, validation.reference, 0),
@@ -303,7 +303,7 @@ def _report_saved(arguments: argparse.Namespace) -> None:
     decoding = Decoding(**saved.about.get("decoding", {}))
     print(f"{arguments.evaluate}: {decoding}")
     for name in ("val", "test_2016_flickr"):
-        test = _held_out(arguments.data, name, arguments.test_pairs, tokenised=arguments.tokenised)
+        test = held_out_text(arguments.data, name, arguments.test_pairs, tokenised=arguments.tokenised)
         _print_scores(name, test.evaluate(decode(saved.model, saved.tokenizer, test.source, decoding)))
 
 
