@@ -93,30 +93,39 @@ def role_scores(
         first += weights.shape[1]
         choice = visible.expand(*visible.shape[:-1], shape[1]).sum(-1)  # (H|1, r|1): between so many keys
         chooses = (choice > 1) & (weights.sum(-1) > 0)
-        for name, mask in _masks(rows, shape, kind, numbers).items():
-            able = chooses & (visible & mask).any(-1)  # the first row has nothing before it
-            on = torch.einsum("hrk,rk->hr", weights, mask.to(weights.dtype))  # no copy of the weights
-            _add(totals, counts, name, on, able)
-        entropy = torch.special.entr(weights).sum(-1) / torch.log(choice.clamp(min=2).float())
+        for name, (keys, real) in _keys_of(rows, shape, kind).items():
+            on = _taken(weights, keys) * real
+            able = chooses & (_taken(visible.expand(-1, len(rows), shape[1]), keys) & real).any(-1)
+            _add(totals, counts, name, on.sum(-1), able)  # the first row has nothing before it
+        if kind == "self" and numbers is not None:
+            same = (numbers[0][rows, None] == numbers[1][None]) & (rows[:, None] != torch.arange(shape[1]))
+            on = weights.new_zeros(weights.shape[:2])
+            if bool(same.any()):
+                on = torch.einsum("hrk,rk->hr", weights, same.to(weights.dtype))  # no copy of the weights
+            _add(totals, counts, "repeat", on, chooses & (visible & same).any(-1))
+        # torch.special.entr goes through its input one number after another; this is zero at zero, too.
+        logarithms = weights.clamp(min=torch.finfo(weights.dtype).tiny).log_()
+        entropy = -torch.linalg.vecdot(weights, logarithms) / torch.log(choice.clamp(min=2).float())
         _add(totals, counts, "broad", entropy.clamp(max=1), chooses)
     return {name: total / counts[name].clamp(min=1) for name, total in totals.items()}
 
 
-def _masks(
-    rows: Tensor, shape: tuple[int, int], kind: Kind, numbers: tuple[Tensor, Tensor] | None
-) -> dict[str, Tensor]:
-    """For each specific role and "local" the keys that count, (r, Lk) boolean."""
+def _keys_of(rows: Tensor, shape: tuple[int, int], kind: Kind) -> dict[str, tuple[Tensor, Tensor]]:
+    """For each role that asks for certain keys of each row: these, (r, n), and which of them there are."""
     Lq, Lk = shape
-    i, j = rows[:, None], torch.arange(Lk)[None]
-    masks = {"first": (j == 0).expand(len(rows), -1), "last": (j == Lk - 1).expand(len(rows), -1)}
+    i = rows[:, None]
+    ends = {"first": torch.zeros_like(i), "last": torch.full_like(i, Lk - 1)}
     if kind == "cross":
-        masks["diagonal"] = j == (i * (Lk - 1) / max(Lq - 1, 1)).round()
-    else:
-        masks = {name: mask & (i != j) for name, mask in masks.items()}
-        masks |= {"previous": j == i - 1, "same": j == i, "next": j == i + 1, "local": (j - i).abs() <= 2}
-        if numbers is not None:
-            masks["repeat"] = (numbers[0][rows, None] == numbers[1][None]) & (i != j)
-    return masks
+        wanted = ends | {"diagonal": (i * (Lk - 1) / max(Lq - 1, 1)).round().long()}
+        return {name: (keys, torch.ones_like(keys, dtype=torch.bool)) for name, keys in wanted.items()}
+    found = {name: (keys, keys != i) for name, keys in ends.items()}
+    near = {"previous": i - 1, "same": i, "next": i + 1, "local": i + torch.arange(-2, 3)}
+    return found | {name: (keys.clamp(0, Lk - 1), (keys >= 0) & (keys < Lk)) for name, keys in near.items()}
+
+
+def _taken(values: Tensor, keys: Tensor) -> Tensor:
+    """Of values (H, r, Lk) those at each row's keys (r, n): (H, r, n)."""
+    return values.gather(2, keys.expand(len(values), -1, -1))
 
 
 def _numbers(labels: Labels) -> tuple[Tensor, Tensor]:

@@ -45,17 +45,18 @@ def visible(seen: Observation, item: int, rows: range) -> Tensor:
 
 def narrowed_request(request: Request, item: int | None, heads: list[int] | None) -> Request:
     """A call with one batch entry (None: all) and some heads (None: all) alone."""
-    entries = slice(None) if item is None else [item]
+    # Slices where that will do: they copy nothing, and this is asked for a block of rows at a time.
+    first = None if item is None else range(request.B)[item]
+    entries = slice(None) if first is None else slice(first, first + 1)
     chosen = [*range(request.Hq)] if heads is None else heads
+    every = slice(None)
     pairs = [head // (request.Hq // request.Hkv) for head in chosen]  # the key head of each query head
-    if heads is None:
-        pairs = [*range(request.Hkv)]
     start, sinks = request.start, request.sink_logits
     return replace(
         request,
-        query=request.query[entries][:, chosen],
-        key=request.key[entries][:, pairs],
-        value=request.value[entries][:, pairs],
+        query=request.query[entries][:, every if heads is None else heads],
+        key=request.key[entries][:, every if heads is None else pairs],
+        value=request.value[entries][:, every if heads is None else pairs],
         mask=None if request.mask is None else _Narrow(request.mask, request.frame, item, chosen),
         bias=_bias(request.bias, item, chosen),
         start=start[entries] if isinstance(start, Tensor) else start,
