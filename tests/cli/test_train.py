@@ -120,7 +120,7 @@ def test_classify_image(run, tmp_path: Path) -> None:
         assert code == 2 and len(err) == 1 and words in err[0], err
         assert not (tmp_path / "other").exists()
     code, _, err = run("classify-image", "photos", "--out", "other", "--family", "resnet", "--quiet")
-    assert code == 2 and err == ["regard: family is 'resnet'; it may be 'vit'"]
+    assert code == 2 and err == ["regard: family is 'resnet'; it may be 'vit', 'convolutional'"]
 
 
 def test_classify_audio(run, tmp_path: Path) -> None:

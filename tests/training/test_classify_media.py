@@ -88,6 +88,23 @@ def test_sound_is_learnt_and_read_by_others(recordings: Path, tmp_path: Path) ->
         torch.testing.assert_close(found.model(features), theirs(features[:, 0].mT).logits, atol=1e-4, rtol=1e-4)
 
 
+def test_transformers_behind_convolutions(pictures: Path, recordings: Path, tmp_path: Path) -> None:
+    small: dict[str, Any] = {"family": "convolutional", "steps": 40}
+    trained = train_image_classifier(pictures, replace(IMAGES, **small), quiet(tmp_path / "images"))
+    path = next((pictures / "lie").iterdir())
+    answer = pipeline(trained.directory, "classify")(path)
+    assert trained.scores["accuracy"] > 0.8 and answer.label == "lie" and answer.relations.sites
+    trained = train_audio_classifier(recordings, replace(SOUNDS, **small, patch=None), quiet(tmp_path / "sounds"))
+    path = next((recordings / "high").iterdir())
+    assert trained.scores["accuracy"] > 0.8 and pipeline(trained.directory, "classify")(path).label == "high"
+    sized = replace(SOUNDS, **small | {"steps": 2}, patch=4, seconds=0.21)
+    config: Any = train_audio_classifier(recordings, sized, quiet(tmp_path / "sized")).model.config
+    assert config.size == (16, 24)
+    for recipe, words in ((replace(IMAGES, **small, patch=16), r"patch is \(16, 16\)"),):
+        with pytest.raises(TrainingError, match=words):
+            train_image_classifier(pictures, recipe, quiet(tmp_path / "other"))
+
+
 @pytest.mark.parametrize("kind", ["image", "audio"])
 def test_killed_at_random_moments_the_curve_is_the_same(
     kind: str, pictures: Path, recordings: Path, tmp_path: Path
@@ -223,7 +240,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(pictures: Path, tm
         (next(pictures.rglob("*.png")), {}, "is neither a directory with a folder a class nor a table"),
         (empty, {}, "empty has no example with a class; there must be two classes or more"),
         (pictures / "lie", {}, "has no example with a class"),
-        (pictures, {"family": "resnet"}, "family is 'resnet'; it may be 'vit'"),
+        (pictures, {"family": "resnet"}, "family is 'resnet'; it may be 'vit', 'convolutional'"),
         (pictures, {"model": str(tmp_path / "model")}, "model is not a saved model"),
         (pictures, {"image_size": 0}, "image_size is 0"),
     ):

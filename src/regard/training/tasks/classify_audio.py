@@ -6,6 +6,7 @@ B | recordings in a batch    N | samples    M | mel bins    T | frames    K | cl
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from regard.inputs.features import ASTSettings, ast_features
 from regard.inputs.source import InputError, name_of
 from regard.models import Checkpoint
 from regard.models.checkpoint import new_checkpoint
+from regard.models.convolutional import SOUND, ConvolutionalConfig
 from regard.models.patch_transformer import PatchConfig
 from regard.models.preprocessing import PREPROCESSOR, sound_settings
 from regard.training.augment import (
@@ -55,8 +57,8 @@ class ClassifyAudioRecipe(ClassificationRecipe):
     family: str = "ast"  # of a new model: one of `FAMILIES`
     seconds: float | None = None  # that a new model hears; None: the longest recording's, up to 10.24
     mels: int = 64  # mel bins of a new model
-    patch: int = 16  # mel bins and frames of 10 ms
-    stride: int = 10  # from one patch to the next
+    patch: int | None = None  # mel bins and frames of 10 ms; None: 16, or 8 of convolutional
+    stride: int = 10  # from one patch to the next; convolutional's lie side by side
     shift: float = 0.1  # seconds by which a recording begins earlier or later, at most
     speed: float = 1.1  # how much faster or slower, at most; 1: not at all
     gain: float = 6.0  # decibels louder or softer, at most; 0: not at all
@@ -155,29 +157,72 @@ def spectrogram_transformer(recipe: ClassifyAudioRecipe, names: tuple[str, ...],
     Raises:
         TrainingError: if the spectrogram does not hold a patch, or the width is no multiple of the heads.
     """
-    size = (settings.mels, settings.frames)
-    if not (1 <= recipe.patch <= min(size) and recipe.stride >= 1):
+    size, patch = (settings.mels, settings.frames), _patch(recipe)
+    if not (1 <= patch <= min(size) and recipe.stride >= 1):
         raise TrainingError(
-            f"patch is {recipe.patch} with stride {recipe.stride}; both may be from 1, and a patch at most"
-            f" {min(size)} wide for {settings.mels} mel bins and {settings.frames} frames"
+            f"patch is {patch} with stride {recipe.stride}; both may be from 1, and a patch at most {min(size)} wide"
+            f" for {settings.mels} mel bins and {settings.frames} frames"
         )
     config = PatchConfig(
         channels=1,
         size=size,
-        patch=(recipe.patch,) * 2,
-        stride=(recipe.stride,) * 2,
+        patch=(patch, patch),
+        stride=(recipe.stride, recipe.stride),
         distillation_token=True,
         pooling="both tokens",
         pooled_norm=1e-12,
         labels=names,
         **recipe.sizes(SIZES),
     )
-    files = {PREPROCESSOR: json.dumps(settings.to_json(), indent=2).encode()}
-    return new_checkpoint("audio-spectrogram-transformer", config, files=files)
+    return _new("audio-spectrogram-transformer", config, settings)
+
+
+def convolutional(recipe: ClassifyAudioRecipe, names: tuple[str, ...], settings: ASTSettings) -> Checkpoint:
+    """A new Transformer behind convolutions.
+
+    Raises:
+        TrainingError: if the patches do not fill the spectrogram or are none of 1, 2, 4 and 8 wide, or the width is no
+            multiple of the heads.
+    """
+    patch, sizes = _patch(recipe), recipe.sizes(SIZES)
+    try:
+        config = ConvolutionalConfig(
+            channels=1,
+            size=(settings.mels, settings.frames),
+            patch=(patch, patch),
+            stride=(patch, patch),
+            activation="relu",
+            norm_eps=1e-6,
+            class_token=False,
+            pooling="mean",
+            labels=names,
+            modality="audio",
+            widths=(sizes["d_model"] // 4, sizes["d_model"] // 2),
+            **sizes,
+        )
+    except ValueError as error:
+        raise TrainingError(f"the recipe's model cannot be: {error}") from error
+    return _new(SOUND, config, settings)
+
+
+def _new(kind: str, config: PatchConfig, settings: ASTSettings) -> Checkpoint:
+    return new_checkpoint(kind, config, files={PREPROCESSOR: json.dumps(settings.to_json(), indent=2).encode()})
+
+
+def _patch(recipe: ClassifyAudioRecipe) -> int:
+    usual = 8 if recipe.family == "convolutional" else 16
+    return usual if recipe.patch is None else recipe.patch
+
+
+def _frames(recipe: ClassifyAudioRecipe, wanted: int) -> int:
+    """So many frames, or as many more as it takes to fill patches that lie side by side."""
+    patch = max(1, _patch(recipe))
+    return math.ceil(wanted / patch) * patch if recipe.family == "convolutional" else max(wanted, patch)
 
 
 FAMILIES: Mapping[str, Callable[[ClassifyAudioRecipe, tuple[str, ...], ASTSettings], Checkpoint]] = {
-    "ast": spectrogram_transformer
+    "ast": spectrogram_transformer,
+    "convolutional": convolutional,
 }
 """What makes new models."""
 
@@ -196,13 +241,14 @@ class _Sounds(Media[Sounds, ClassifyAudioRecipe, ASTSettings]):
             raise TrainingError(f"mels is {recipe.mels}; it may be from 1 to 256")
         if recipe.seconds is not None and not 0.2 <= recipe.seconds <= 3600:
             raise TrainingError(f"seconds is {recipe.seconds}; it may be from 0.2 to 3600, or null")
-        return ASTSettings(recipe.mels, 1024 if recipe.seconds is None else round(100 * recipe.seconds))
+        wanted = 1024 if recipe.seconds is None else _frames(recipe, round(100 * recipe.seconds))
+        return ASTSettings(recipe.mels, wanted)
 
     def fitted(self, settings: ASTSettings, recipe: ClassifyAudioRecipe, lengths: Ints) -> ASTSettings:
         if recipe.seconds is not None:
             return settings
         longest = 1 + (int(lengths.max()) - FRAME) // 160
-        return replace(settings, frames=min(settings.frames, max(longest, recipe.patch)))
+        return replace(settings, frames=min(settings.frames, _frames(recipe, longest)))
 
     def decode(self, path: Path, settings: ASTSettings) -> tuple[Values, Note]:
         heard = FRAME + 160 * (settings.frames - 1)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from regard.inputs.image import ImageSettings, image_pixels
 from regard.inputs.source import opened, reading
 from regard.models import Checkpoint
 from regard.models.checkpoint import new_checkpoint
+from regard.models.convolutional import IMAGE, ConvolutionalConfig
 from regard.models.patch_transformer import PatchConfig
 from regard.models.preprocessing import PREPROCESSOR, image_settings
 from regard.training.augment import (
@@ -124,23 +126,44 @@ def vision_transformer(recipe: ClassifyImageRecipe, names: tuple[str, ...], sett
     Raises:
         TrainingError: if the patches do not fill the image, or the width is no multiple of the heads.
     """
+    return _new("vit", PatchConfig(**_sizes(recipe, names)), settings)
+
+
+def convolutional(recipe: ClassifyImageRecipe, names: tuple[str, ...], settings: ImageSettings) -> Checkpoint:
+    """A new Transformer behind convolutions.
+
+    Raises:
+        TrainingError: if the patches do not fill the image or are none of 1, 2, 4 and 8 pixels, or the width is no
+            multiple of the heads.
+    """
+    sizes = _sizes(recipe, names)
+    stages = (sizes["d_model"] // 4, sizes["d_model"] // 2)
+    try:
+        config = ConvolutionalConfig(
+            **sizes, activation="relu", norm_eps=1e-6, class_token=False, pooling="mean", widths=stages
+        )
+    except ValueError as error:
+        raise TrainingError(f"the recipe's model cannot be: {error}") from error
+    return _new(IMAGE, config, settings)
+
+
+def _new(kind: str, config: PatchConfig, settings: ImageSettings) -> Checkpoint:
+    return new_checkpoint(kind, config, files={PREPROCESSOR: json.dumps(settings.to_json(), indent=2).encode()})
+
+
+def _sizes(recipe: ClassifyImageRecipe, names: tuple[str, ...]) -> dict[str, Any]:
     if recipe.patch < 1 or recipe.image_size % recipe.patch:
         raise TrainingError(
             f"patch is {recipe.patch}; it may be what divides the image's {recipe.image_size} pixels without a rest"
         )
-    config = PatchConfig(
-        channels=3,
-        size=(recipe.image_size,) * 2,
-        patch=(recipe.patch,) * 2,
-        stride=(recipe.patch,) * 2,
-        labels=names,
-        **recipe.sizes(SIZES),
-    )
-    return new_checkpoint("vit", config, files={PREPROCESSOR: json.dumps(settings.to_json(), indent=2).encode()})
+    patch = (recipe.patch, recipe.patch)
+    image: dict[str, Any] = {"channels": 3, "size": (recipe.image_size,) * 2, "patch": patch, "stride": patch}
+    return image | {"labels": names} | recipe.sizes(SIZES)
 
 
 FAMILIES: Mapping[str, Callable[[ClassifyImageRecipe, tuple[str, ...], ImageSettings], Checkpoint]] = {
-    "vit": vision_transformer
+    "vit": vision_transformer,
+    "convolutional": convolutional,
 }
 """What makes new models."""
 
