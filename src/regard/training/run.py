@@ -86,21 +86,22 @@ class SizedRecipe(Recipe):
     heads: int | None = None
     feed_forward: int | None = None  # hidden width of the feed-forward network
 
-    def sizes(self, known: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    def sizes(self, known: Mapping[str, Mapping[str, int]], *, each: int = 1) -> dict[str, Any]:
         """Width, layers, heads and hidden width of a new model.
 
         Args:
             known: these four, by the name of the size.
+            each: what a head's width must be a multiple of.
 
         Raises:
-            TrainingError: if the width is no multiple of the heads.
+            TrainingError: if the width cannot be divided so among the heads.
         """
-        table = known[self.size]
-        found = {name: table[name] if getattr(self, name) is None else getattr(self, name) for name in table}
-        if found["heads"] < 1 or found["d_model"] % found["heads"]:
-            raise TrainingError(
-                f"d_model is {found['d_model']} with {found['heads']} heads; it may be a multiple of them"
-            )
+        usual = known[self.size]
+        found = {name: usual[name] if getattr(self, name) is None else getattr(self, name) for name in usual}
+        heads, width = found["heads"], found["d_model"]
+        if heads < 1 or width % (each * heads):
+            allowed = f"a multiple of {each * heads}" if heads >= 1 else "divided among 1 or more"
+            raise TrainingError(f"d_model is {width} with {heads} heads; it may be {allowed}")
         return found
 
 

@@ -1,15 +1,18 @@
-"""What is written beside a model for those who find it: its README.md."""
+"""How every task but translation ends: the model is trained and saved, and beside it is written what it is."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from regard.files import write_atomically
 from regard.models import Checkpoint
 from regard.training.baselines.saved import Baseline
-from regard.training.loop import Outcome
-from regard.training.run import Recipe
+from regard.training.loop import Outcome, Task
+from regard.training.run import Recipe, Run, Trained, learn
 
 _CARD = """\
 # {name}
@@ -21,6 +24,33 @@ A model for the task {task}, trained by `regard train {task}`.
 - **Scores** on the validation data, of the weights that are kept: {scores}.
 - **Recipe** `{recipe}`
 """
+
+
+def train_and_save(
+    name: str,
+    checkpoint: Checkpoint | Baseline,
+    task: Task[Any],
+    recipe: Recipe,
+    run: Run,
+    skipped: Sequence[str],
+) -> Trained:
+    """Train a model on a task, and save it, with its card, in run.out/model.
+
+    Args:
+        name: of the task, as on the command line.
+        checkpoint: the model.
+        task: that it is trained on.
+        recipe: how.
+        run: where, and with what.
+        skipped: what was left out of the data, a sentence each.
+
+    Raises:
+        TrainingError: as `Trainer.run`.
+    """
+    outcome, scores = learn(checkpoint, task, recipe, run)
+    place = checkpoint.save(run.out / "model", dtype=torch.float32)  # as it was measured
+    write_card(place, name, checkpoint, recipe, outcome, scores)
+    return Trained(checkpoint.model, place, outcome, scores, skipped)
 
 
 def write_card(

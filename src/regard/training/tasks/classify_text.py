@@ -34,12 +34,12 @@ from regard.training.data import Ints, Ragged, offsets_of
 from regard.training.dropout import set_dropout
 from regard.training.errors import TrainingError
 from regard.training.metrics import accuracy, macro_f1
-from regard.training.run import Recipe, Run, Trained, agree, learn, learnt_files, only_of_transformers
+from regard.training.run import Run, SizedRecipe, Trained, agree, learnt_files, only_of_transformers
 from regard.training.tables import Skipped, fingerprint, names_of, read_rows
-from regard.training.tasks.cards import write_card
+from regard.training.tasks.cards import train_and_save
+from regard.training.tasks.files import class_names
 from regard.training.tokens import read_ids, write_ids
 
-Size = Literal["tiny", "small", "medium", "large"]
 SIZES: Mapping[str, Mapping[str, int]] = {
     "tiny": {"d_model": 128, "layers": 2, "heads": 2, "feed_forward": 512},
     "small": {"d_model": 256, "layers": 4, "heads": 4, "feed_forward": 1024},
@@ -51,19 +51,13 @@ _CHUNK = 1024  # rows that are encoded together
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyTextRecipe(Recipe):
+class ClassifyTextRecipe(SizedRecipe):
     """How a classifier of texts is built and trained. Sizes are of new models: one that is fine-tuned has its own."""
 
     text: str = "text"  # column of the texts
     label: str = "label"  # column of the classes' names
     columns: str | None = None  # names of all columns, commas between, of tables without a line of names
-    model: str | None = None  # what is fine-tuned: an encoder that `regard.load` reads; None is a new model
     family: Literal["transformer", "rnn", "lstm", "gru", "cnn"] = "transformer"  # of a new model; the rest: baselines
-    size: Size = "tiny"  # of a new model; the four below go before it
-    d_model: int | None = None  # width
-    layers: int | None = None  # a convolutional network has one
-    heads: int | None = None  # heads and feed_forward are of Transformers alone
-    feed_forward: int | None = None  # hidden width of the feed-forward network
     vocab_size: int = 8000  # word pieces of a new model
     lowercase: bool = True  # of all texts of a new model
     max_pieces: int = 128  # a text's; what it has more is cut off
@@ -75,12 +69,10 @@ class ClassifyTextRecipe(Recipe):
 
     def bert(self, vocab_size: int, labels: tuple[str, ...]) -> BertConfig:
         """The sizes of a new model."""
-        given = {name: getattr(self, name) for name in SIZES[self.size]}
-        sizes: dict[str, Any] = {n: SIZES[self.size][n] if v is None else v for n, v in given.items()}
         p = 0.1 if self.dropout is None else self.dropout
         return BertConfig(
             vocab_size=vocab_size,
-            **sizes,
+            **self.sizes(SIZES),
             max_positions=self.max_pieces,
             types=1,
             head="classify",
@@ -262,10 +254,7 @@ def train_text_classifier(
         train = np.arange(len(examples))
         measured = _examples(validation, "validation", labels, tokenizer, recipe, run.out, skipped)
     task = ClassifyTextTask(checkpoint.model, examples, train, measured, recipe)
-    outcome, scores = learn(checkpoint, task, recipe, run)
-    place = checkpoint.save(run.out / "model", dtype=torch.float32)  # as it was measured
-    write_card(place, "classify-text", checkpoint, recipe, outcome, scores)
-    return Trained(checkpoint.model, place, outcome, scores, skipped.sentences())
+    return train_and_save("classify-text", checkpoint, task, recipe, run, skipped.sentences())
 
 
 def _rows(table: Path, recipe: ClassifyTextRecipe, skipped: Skipped) -> Iterator[tuple[str, str, str]]:
@@ -283,14 +272,11 @@ def _rows(table: Path, recipe: ClassifyTextRecipe, skipped: Skipped) -> Iterator
 def _labels(table: Path, recipe: ClassifyTextRecipe, skipped: Skipped) -> tuple[str, ...]:
     """The names of the classes, numbers in the order of numbers."""
     counts = Counter(label for _, _, label in _rows(table, recipe, skipped))
-    if len(counts) < 2:
-        found = f"only the class {next(iter(counts))!r}" if counts else "no row with a text and a label"
-        raise TrainingError(f"{table} has {found}; there must be two classes or more")
+    names = class_names(counts, table, "row with a text and a label")
     rare = [label for label, count in counts.items() if count < 2]
     if rare:
         raise TrainingError(f"{table} has one row alone of the class {rare[0]!r}; there must be two or more of each")
-    numbers = all(label.lstrip("-").isdecimal() for label in counts)
-    return tuple(sorted(counts, key=lambda label: (int(label) if numbers else 0, label)))
+    return names
 
 
 def _model(

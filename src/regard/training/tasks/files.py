@@ -103,7 +103,7 @@ def fingerprint(files: Sequence[LabelledFile]) -> str:
     return f"{len(files):,} files, {total:,} bytes, SHA-256 of names, classes and sizes {digest.hexdigest()[:16]}"
 
 
-def class_names(labels: Iterable[str], where: object) -> tuple[str, ...]:
+def class_names(labels: Iterable[str], where: object, what: str = "example with a class") -> tuple[str, ...]:
     """The classes in order; numbers in the order of numbers.
 
     Raises:
@@ -111,7 +111,7 @@ def class_names(labels: Iterable[str], where: object) -> tuple[str, ...]:
     """
     found = {*labels}
     if len(found) < 2:
-        only = f"only the class {next(iter(found))!r}" if found else "no example with a class"
+        only = f"only the class {next(iter(found))!r}" if found else f"no {what}"
         raise TrainingError(f"{where} has {only}; there must be two classes or more")
     numbers = all(label.lstrip("-").isdecimal() for label in found)
     return tuple(sorted(found, key=lambda label: (int(label) if numbers else 0, label)))

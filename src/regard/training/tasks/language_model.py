@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from regard.inputs.tokenizer import Tokenizer
@@ -19,15 +18,12 @@ from regard.models import Checkpoint, load
 from regard.models.checkpoint import new_checkpoint
 from regard.models.llama import LlamaConfig
 from regard.training.baselines import Baseline, Cell, RecurrentConfig, new_baseline
-from regard.training.dropout import set_dropout
 from regard.training.errors import TrainingError
 from regard.training.loss import linear_cross_entropy
-from regard.training.run import Recipe, Run, Trained, agree, learn, learnt_files, only_of_transformers
-from regard.training.tasks.cards import write_card
-from regard.training.tasks.texts import Texts, Windows, ids_of, read_texts
+from regard.training.run import Run, Trained, learnt_files, only_of_transformers
+from regard.training.tasks.texts import Texts, TextsRecipe, Windows, train_on_texts
 from regard.training.tokens import Ids, chunks
 
-Size = Literal["tiny", "small", "medium", "large"]
 SIZES: Mapping[str, Mapping[str, int]] = {
     "tiny": {"d_model": 128, "layers": 4, "heads": 4, "feed_forward": 352},
     "small": {"d_model": 256, "layers": 6, "heads": 8, "feed_forward": 704},
@@ -45,41 +41,24 @@ WIDTHS: Mapping[Cell, Mapping[str, int]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModelRecipe(Recipe):
+class LanguageModelRecipe(TextsRecipe):
     """How a language model is built and trained. Sizes are of new models: one that is fine-tuned has its own."""
 
-    model: str | None = None  # what is fine-tuned: anything that `regard.load` reads; None is a new model
     family: Literal["transformer", "rnn", "lstm", "gru"] = "transformer"  # of a new model; the others are baselines
-    size: Size = "tiny"  # of a new model; the four below go before it
-    d_model: int | None = None  # width
-    layers: int | None = None
-    heads: int | None = None  # heads, feed_forward and kv_heads are of Transformers alone
-    feed_forward: int | None = None  # hidden width of the gated feed-forward network
-    kv_heads: int | None = None  # key/value heads; None: as heads
+    kv_heads: int | None = None  # key/value heads of a Transformer; None: as heads
     tied: bool = True  # the embedding also makes the scores
     tokens: Literal["bpe", "characters"] = "bpe"  # what a new model's pieces are
     vocab_size: int = 4096  # of byte pairs
-    context: int = 256  # pieces a window
-    batch_size: int = 16  # windows a batch
-    validation_fraction: float = 0.1  # of every file, at its end, where no files for validation are given
-    validation_tokens: int = 1_000_000  # the first so many are validated on, at most
+    validation_tokens: int = 1_000_000
 
     def llama(self, vocab_size: int) -> LlamaConfig:
         """The sizes of a new model."""
-        given = {name: getattr(self, name) for name in SIZES[self.size]}
-        sizes: dict[str, Any] = {
-            name: SIZES[self.size][name] if value is None else value for name, value in given.items()
-        }
-        heads = sizes["heads"]
-        if heads < 1 or sizes["d_model"] % (2 * heads):
-            raise TrainingError(
-                f"d_model is {sizes['d_model']} with {heads} heads; it may be a multiple of twice their number"
-            )
+        sizes = self.sizes(SIZES, each=2)  # rotary positions turn pairs of features
         return LlamaConfig(
             vocab_size=vocab_size,
             **sizes,
-            kv_heads=self.kv_heads or heads,
-            head_size=sizes["d_model"] // heads,
+            kv_heads=self.kv_heads or sizes["heads"],
+            head_size=sizes["d_model"] // sizes["heads"],
             max_positions=self.context,
             tied=self.tied,
         )
@@ -156,18 +135,15 @@ def train_language_model(
         ModelError: if the model to be fine-tuned cannot be read, or continues no texts.
     """
     only_of_transformers(recipe, "model", "heads", "feed_forward", "kv_heads", "optimiser")
-    texts, left_out = read_texts(files, validation, recipe.validation_fraction)
-    run.out.mkdir(parents=True, exist_ok=True)
-    agree(run.out / "recipe.json", recipe, texts.fingerprints(), resume=run.resume, free=recipe.may_change())
-    torch.manual_seed(recipe.seed)
-    checkpoint, tokenizer = _model(texts, recipe, run.out)
-    set_dropout(checkpoint.model, recipe.dropout)
-    ids = ids_of(texts, tokenizer, run.out / "data")
-    task = LanguageModelTask(checkpoint.model, *ids, recipe)
-    outcome, scores = learn(checkpoint, task, recipe, run)
-    place = checkpoint.save(run.out / "model", dtype=torch.float32)  # as it was measured
-    write_card(place, "language-model", checkpoint, recipe, outcome, scores)
-    return Trained(checkpoint.model, place, outcome, scores, left_out)
+    return train_on_texts(
+        "language-model",
+        files,
+        validation,
+        recipe,
+        run,
+        model=_model,
+        task=lambda model, _, train, held_out: LanguageModelTask(model, train, held_out, recipe),
+    )
 
 
 def _model(texts: Texts, recipe: LanguageModelRecipe, out: Path) -> tuple[Checkpoint | Baseline, Tokenizer]:

@@ -17,40 +17,27 @@ from regard.inputs.tokenizer.learn import learn_word_pieces
 from regard.models import Checkpoint, load
 from regard.models.bert import BertConfig
 from regard.models.checkpoint import new_checkpoint
-from regard.training.dropout import set_dropout
 from regard.training.errors import TrainingError
-from regard.training.run import Recipe, Run, Trained, agree, learn, learnt_files
-from regard.training.tasks.cards import write_card
-from regard.training.tasks.classify_text import SIZES, Size
-from regard.training.tasks.texts import Texts, Windows, ids_of, read_texts
+from regard.training.run import Run, Trained, learnt_files
+from regard.training.tasks.classify_text import SIZES
+from regard.training.tasks.texts import Texts, TextsRecipe, Windows, train_on_texts
 from regard.training.tokens import Ids, chunks
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedLanguageModelRecipe(Recipe):
+class MaskedLanguageModelRecipe(TextsRecipe):
     """How a masked language model is built and trained. Sizes are of new models."""
 
-    model: str | None = None  # what is fine-tuned: a model that fills gaps; None is a new one
-    size: Size = "tiny"  # of a new model; the four below go before it
-    d_model: int | None = None  # width
-    layers: int | None = None
-    heads: int | None = None
-    feed_forward: int | None = None  # hidden width of the feed-forward network
     vocab_size: int = 8000  # word pieces of a new model
     lowercase: bool = True  # of all texts of a new model
     context: int = 128  # pieces a window, two special ones among them
-    batch_size: int = 16  # windows a batch
     masked: float = 0.15  # part of the pieces that are to be guessed
-    validation_fraction: float = 0.1  # of every file, at its end, where no files for validation are given
-    validation_tokens: int = 200_000  # the first so many are validated on, at most
 
     def bert(self, vocab_size: int) -> BertConfig:
         """The sizes of a new model."""
-        given = {name: getattr(self, name) for name in SIZES[self.size]}
-        sizes: dict[str, Any] = {n: SIZES[self.size][n] if v is None else v for n, v in given.items()}
         return BertConfig(
             vocab_size=vocab_size,
-            **sizes,
+            **self.sizes(SIZES),
             max_positions=self.context,
             types=1,
             head="fill",
@@ -151,17 +138,15 @@ def train_masked_language_model(
         raise TrainingError(f"masked is {recipe.masked}; it may be more than 0 and less than 1")
     if recipe.context < 4:
         raise TrainingError(f"context is {recipe.context}; it may be 4 or more")
-    texts, left_out = read_texts(files, validation, recipe.validation_fraction)
-    run.out.mkdir(parents=True, exist_ok=True)
-    agree(run.out / "recipe.json", recipe, texts.fingerprints(), resume=run.resume, free=recipe.may_change())
-    torch.manual_seed(recipe.seed)
-    checkpoint, tokenizer = _model(texts, recipe, run.out)
-    set_dropout(checkpoint.model, recipe.dropout)
-    task = MaskedLanguageModelTask(checkpoint.model, tokenizer, *ids_of(texts, tokenizer, run.out / "data"), recipe)
-    outcome, scores = learn(checkpoint, task, recipe, run)
-    place = checkpoint.save(run.out / "model", dtype=torch.float32)  # as it was measured
-    write_card(place, "masked-language-model", checkpoint, recipe, outcome, scores)
-    return Trained(checkpoint.model, place, outcome, scores, left_out)
+    return train_on_texts(
+        "masked-language-model",
+        files,
+        validation,
+        recipe,
+        run,
+        model=_model,
+        task=lambda model, pieces, train, held_out: MaskedLanguageModelTask(model, pieces, train, held_out, recipe),
+    )
 
 
 def _model(texts: Texts, recipe: MaskedLanguageModelRecipe, out: Path) -> tuple[Checkpoint, Tokenizer]:

@@ -17,10 +17,10 @@ from regard.models.classifier import check_classifies, to_classifier
 from regard.training.data import Ints
 from regard.training.dropout import set_dropout
 from regard.training.errors import TrainingError
-from regard.training.run import Run, Trained, agree, learn
+from regard.training.run import Run, Trained, agree
 from regard.training.stored import Values
 from regard.training.tables import Skipped
-from regard.training.tasks.cards import write_card
+from regard.training.tasks.cards import train_and_save
 from regard.training.tasks.classification import Batches, ClassificationRecipe, ClassificationTask, Inputs, Labelled
 from regard.training.tasks.files import LabelledFile, Note, class_names, decode_files, fingerprint, list_files
 
@@ -122,10 +122,7 @@ def train_media(
         checkpoint = to_classifier(start, train.names, media.modality)
     set_dropout(checkpoint.model, recipe.dropout)
     task = media.learnt(checkpoint.model, train, held_out, recipe, settings)
-    outcome, scores = learn(checkpoint, task, recipe, run)
-    place = checkpoint.save(run.out / "model", dtype=torch.float32)  # as it was measured
-    write_card(place, media.task, checkpoint, recipe, outcome, scores)
-    return Trained(checkpoint.model, place, outcome, scores, [s for source in sources for s in source.said])
+    return train_and_save(media.task, checkpoint, task, recipe, run, [s for source in sources for s in source.said])
 
 
 class _Source(Generic[RawT, RecipeT, SettingsT]):

@@ -4,19 +4,37 @@ B | windows in a batch    T | context, pieces a window
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from regard.inputs.tokenizer import Tokenizer
+from regard.models import Checkpoint
+from regard.training.baselines import Baseline
+from regard.training.dropout import set_dropout
 from regard.training.errors import TrainingError
+from regard.training.loop import Task
+from regard.training.run import Run, SizedRecipe, Trained, agree
+from regard.training.tasks.cards import train_and_save
 from regard.training.tokens import Ids, Section, TextFile, encoded, read_ids, split, survey, write_ids
+
+RecipeT = TypeVar("RecipeT", bound="TextsRecipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextsRecipe(SizedRecipe):
+    """What recipes of language models have in common."""
+
+    batch_size: int = 16  # windows a batch
+    context: int = 256  # pieces a window
+    validation_fraction: float = 0.1  # of every file, at its end, where no files for validation are given
+    validation_tokens: int = 200_000  # the first so many are validated on, at most
 
 
 class Windows(Sequence[Tensor]):
@@ -130,3 +148,39 @@ def ids_of(texts: Texts, tokenizer: Tokenizer, directory: Path) -> tuple[Ids, Id
             write_ids(path, encoded(sections, tokenizer), tokenizer.vocab_size)
         found.append(read_ids(path))
     return found[0], found[1]
+
+
+def train_on_texts(
+    name: str,
+    files: Sequence[Path],
+    validation: Sequence[Path],
+    recipe: RecipeT,
+    run: Run,
+    *,
+    model: Callable[[Texts, RecipeT, Path], tuple[Checkpoint | Baseline, Tokenizer]],
+    task: Callable[[Any, Tokenizer, Ids, Ids], Task[Tensor]],
+) -> Trained:
+    """Train a model of language on text files, from the files to the model in run.out/model.
+
+    Args:
+        name: of the task, as on the command line.
+        files: UTF-8, each a text. Empty ones and those of another encoding are left out and counted.
+        validation: texts to measure on; none takes a part at the end of each file.
+        recipe: everything about the model and how it learns.
+        run: where, and with what.
+        model: makes the model before it learns, and its tokenizer, from the texts, in the run's directory.
+        task: of the model, its tokenizer, the ids to learn from and those to validate on.
+
+    Raises:
+        TrainingError: if there is no text, the recipe cannot be, or the directory holds another run; see also
+            `Trainer.run`.
+        ModelError: if the model to be fine-tuned cannot be read.
+    """
+    texts, left_out = read_texts(files, validation, recipe.validation_fraction)
+    run.out.mkdir(parents=True, exist_ok=True)
+    agree(run.out / "recipe.json", recipe, texts.fingerprints(), resume=run.resume, free=recipe.may_change())
+    torch.manual_seed(recipe.seed)
+    checkpoint, tokenizer = model(texts, recipe, run.out)
+    set_dropout(checkpoint.model, recipe.dropout)
+    ids = ids_of(texts, tokenizer, run.out / "data")
+    return train_and_save(name, checkpoint, task(checkpoint.model, tokenizer, *ids), recipe, run, left_out)
