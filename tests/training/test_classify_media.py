@@ -70,6 +70,22 @@ def test_images_are_learnt_and_read_by_others(pictures: Path, tmp_path: Path) ->
     assert "for the task classify-image" in card and "accuracy 1.0000" in card
 
 
+def test_a_transformer_behind_convolutions_learns_images_too(pictures: Path, tmp_path: Path) -> None:
+    recipe = replace(IMAGES, family="convolutional", optimiser="muon", steps=30)
+    trained = train_image_classifier(pictures, recipe, quiet(tmp_path / "run"))
+    assert trained.scores["accuracy"] == 1
+    found = load(trained.directory)
+    config: Any = found.model.config
+    assert (config.widths, config.blocks, config.d_model) == ((8, 8, 8), (0, 1, 1, 0), 16)
+    write_images(tmp_path / "new", 6, seed=1)
+    paths = sorted((tmp_path / "new").rglob("*.png"))
+    answers: Any = pipeline(trained.directory, "classify")([*paths])
+    assert [answer.label for answer in answers] == [path.parent.name for path in paths]
+    for patch in (1, 12, 64):
+        with pytest.raises(TrainingError, match=f"patch is {patch}; it may be a power of two that divides"):
+            train_image_classifier(pictures, replace(recipe, patch=patch), quiet(tmp_path / f"patch-{patch}"))
+
+
 def test_sound_is_learnt_and_read_by_others(recordings: Path, tmp_path: Path) -> None:
     trained = train_audio_classifier(recordings, SOUNDS, quiet(tmp_path / "run"))
     assert trained.scores["accuracy"] == 1 and not trained.skipped

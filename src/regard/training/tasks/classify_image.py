@@ -161,6 +161,35 @@ def _sizes(recipe: ClassifyImageRecipe, names: tuple[str, ...]) -> dict[str, Any
     return image | {"labels": names} | recipe.sizes(SIZES)
 
 
+def convolutional(recipe: ClassifyImageRecipe, names: tuple[str, ...], settings: ImageSettings) -> Checkpoint:
+    """A new Transformer behind convolutions, which learns from fewer images; a residual block in each middle stage.
+
+    Raises:
+        TrainingError: if the patch is no power of two, or patches do not fill the image, or as `vision_transformer`.
+    """
+    halvings = recipe.patch.bit_length() - 1
+    if recipe.patch < 2 or recipe.patch != 2**halvings or recipe.image_size % recipe.patch:
+        raise TrainingError(
+            f"patch is {recipe.patch}; it may be a power of two that divides the image's {recipe.image_size} pixels"
+        )
+    sizes = recipe.sizes(SIZES)
+    config = ConvolutionalConfig(
+        channels=3,
+        size=(recipe.image_size,) * 2,
+        patch=(recipe.patch,) * 2,
+        stride=(recipe.patch,) * 2,
+        activation="relu",
+        norm_eps=1e-6,
+        class_token=False,
+        pooling="mean",
+        labels=names,
+        widths=tuple(max(8, sizes["d_model"] >> (halvings - i)) for i in range(halvings)),
+        blocks=(0, *[1] * (halvings - 1), 0),
+        **sizes,
+    )
+    return new_checkpoint(IMAGE, config, files={PREPROCESSOR: json.dumps(settings.to_json(), indent=2).encode()})
+
+
 FAMILIES: Mapping[str, Callable[[ClassifyImageRecipe, tuple[str, ...], ImageSettings], Checkpoint]] = {
     "vit": vision_transformer,
     "convolutional": convolutional,
