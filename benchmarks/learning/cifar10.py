@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contest import Entry, Result, StoppedError, compete, curve, interval, machine, tuned
+from common import machine
+from contest import Entry, Result, StoppedError, compete, curve, interval, tuned
 from embedding import embed
 from plot import Curve, draw
 from torch import nn
@@ -176,7 +177,7 @@ def _right(model: nn.Module, split: Split, entry: Entry) -> list[bool]:
 def report(out: Path, picture: Path, budget: float, tuning_budget: float) -> str:
     """The table of the runs that are done, as Markdown; the plot is drawn of those that have begun."""
     lines = [
-        f"Machine: {machine()}. One run of {budget:g} CPU seconds a model, seed {SEED}, {LOOKS} measurements of the",
+        f"{machine()}. One run of {budget:g} CPU seconds a model, seed {SEED}, {LOOKS} measurements of the",
         f"test included, after {len(ENTRIES[0].rates)} tuning runs of {tuning_budget:g} CPU seconds each.",
         "",
         "| CIFAR-10: test accuracy | parameters | accuracy | 95 % interval | photographs seen | CPU minutes | ended |",

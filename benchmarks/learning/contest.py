@@ -7,8 +7,6 @@ steps is what fits into its budget of CPU time, by the time of some steps and of
 import copy
 import dataclasses
 import json
-import os
-import platform
 import random
 import statistics
 import time
@@ -222,18 +220,3 @@ def interval(right: Sequence[bool], seed: int = 0, draws: int = 2000) -> tuple[f
     means = [values[draw.integers(0, len(values), len(values))].mean() for _ in range(draws)]
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
-
-
-def machine() -> str:
-    """What a result was computed with, in a few words."""
-    names = (line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name"))
-    kind = next(names, platform.processor() or platform.machine())
-    threads = torch.get_num_threads()
-    return (
-        f"{kind}, {os.cpu_count()} cores, {threads} thread{'s' if threads > 1 else ''} a run, torch {torch.__version__}"
-    )
-
-
-def _cpuinfo() -> list[str]:
-    place = Path("/proc/cpuinfo")
-    return place.read_text(encoding="utf-8").splitlines() if place.is_file() else []

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contest import Entry, Result, StoppedError, compete, interval, machine, tuned
+from common import machine
+from contest import Entry, Result, StoppedError, compete, interval, tuned
 from embedding import embed
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -255,7 +256,7 @@ def report(out: Path, budget: float, tuning_budget: float) -> str:
     """The tables of all runs that are done, as Markdown."""
     found = _results(out)
     lines = [
-        f"Machine: {machine()}. {len(found)} runs of {budget:g} CPU seconds each, validation included, after",
+        f"{machine()}. {len(found)} runs of {budget:g} CPU seconds each, validation included, after",
         f"{len(ENTRIES[0].rates)} tuning runs of {tuning_budget:g} CPU seconds a model.",
         "",
         "| official split: test accuracy | parameters | seeds | mean | least | 95 % interval | examples seen |"
