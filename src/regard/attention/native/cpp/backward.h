@@ -70,12 +70,16 @@ void weigh(const Scoring& scoring, const float* query, const float* logsumexp, c
   V top[N], lse[N];
   for (int n = 0; n < N; ++n) top[n] = V{}, lse[n] = load(logsumexp + n * L);
   score<N>(scoring, query, key, j0, j1, scoring.addends ? addend : nullptr, p, top, nullptr, slope);
-  for (int64_t j = 0; j < j1 - j0; ++j)
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) {
-      float* s = p + (j * N + n) * L;
-      store(s, exp2_of((load(s) * scoring.natural - lse[n]) * LOG2E));
-    }
+  for (int64_t j = 0; j < j1 - j0; j += AT_ONCE) {  // past the last key are scores of -inf
+    constexpr int SOME = AT_ONCE * N;
+    V e[SOME];
+    float* s = p + j * N * L;
+#pragma GCC unroll 8
+    for (int i = 0; i < SOME; ++i) e[i] = (load(s + i * L) * scoring.natural - lse[i % N]) * LOG2E;
+    exp2_of(e);
+#pragma GCC unroll 8
+    for (int i = 0; i < SOME; ++i) store(s + i * L, e[i]);
+  }
 }
 
 enum class Slope { EACH, GAIN };  // dS = P (G - delta), or the gain (P G)₊, where G = dO · Vᵀ

@@ -38,13 +38,17 @@ struct Flight {
       sum[n] = V{};
       store(top + n * L, highest[n]);
     }
-    for (int64_t j = 0; j < j1 - j0; ++j) {
-#pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) {
-        float* at = s + (j * N + n) * L;
-        const V e = exp2_of((load(at) - zero[n]) * scoring.unit);
-        store(at, e);
-        sum[n] += e;
+    for (int64_t j = 0; j < j1 - j0; j += AT_ONCE) {  // past the last key are scores of -inf
+      constexpr int SOME = AT_ONCE * N;
+      V e[SOME];
+      float* at = s + j * N * L;
+#pragma GCC unroll 8
+      for (int i = 0; i < SOME; ++i) e[i] = (load(at + i * L) - zero[i % N]) * scoring.unit;
+      exp2_of(e);
+#pragma GCC unroll 8
+      for (int i = 0; i < SOME; ++i) {
+        store(at + i * L, e[i]);
+        sum[i % N] += e[i];
       }
     }
     for (int n = 0; n < N; ++n) store(total + n * L, load(total + n * L) * keep[n] + sum[n]);

@@ -144,16 +144,17 @@ class Observer {
     for (int64_t j = 0; j < n_keys; ++j) {
       const float offset = OFFSETS.at[j];
       if (soon) fetch(soon->row(first + KEYS + j), call_.Dv);
+      V x[N], e[N];
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) e[n] = x[n] = largest(splat(-127.0f), (load(s + j * W + n * L) - zero[n]) * unit);
+      exp2_of(e);
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) {
-        float* at = s + j * W + n * L;
-        const V x = largest(splat(-127.0f), (load(at) - zero[n]) * unit);
-        const V e = exp2_of(x);
-        store(at, e);
-        total[n] += e;
-        if (Part) sum[n] += e;
-        moment[n] += e * offset;
-        entropy[n] -= e * x;
+        store(s + j * W + n * L, e[n]);
+        total[n] += e[n];
+        if (Part) sum[n] += e[n];
+        moment[n] += e[n] * offset;
+        entropy[n] -= e[n] * x[n];
       }
     }
     for (int n = 0; n < N; ++n) {

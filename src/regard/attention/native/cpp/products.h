@@ -3,6 +3,9 @@
 // B is read as vectors; A one number at a time, which is spread over a vector. In the forward pass the lanes are
 // queries: Sᵀ = K · Qᵀ reads keys by rows, and Oᵀ = Vᵀ · Pᵀ reads values by columns. Neither keys nor values have to be
 // rearranged, and everything that softmax needs a row at a time happens between vectors.
+//
+// Two steps of k make one turn of a loop: a core that two threads share starts fewer instructions for each, and those
+// that only count take the place of products then.
 #pragma once
 
 #include "vector.h"
@@ -35,6 +38,7 @@ INLINE void add_outer(Tile<M, N>& c, const float (&a)[M], const float* b) {
 // A(m, k) = rows[m][k].
 template <int M, int N>
 INLINE void multiply_rows(Tile<M, N>& c, const float* const (&rows)[M], const float* b, int64_t ldb, int64_t K) {
+#pragma GCC unroll 2
   for (int64_t k = 0; k < K; ++k, b += ldb) {
     float a[M];
 #pragma GCC unroll 8
@@ -46,6 +50,7 @@ INLINE void multiply_rows(Tile<M, N>& c, const float* const (&rows)[M], const fl
 // A(m, k) = columns[k · lda + m].
 template <int M, int N>
 INLINE void multiply_columns(Tile<M, N>& c, const float* columns, int64_t lda, const float* b, int64_t ldb, int64_t K) {
+#pragma GCC unroll 2
   for (int64_t k = 0; k < K; ++k, columns += lda, b += ldb) {
     float a[M];
 #pragma GCC unroll 8

@@ -136,33 +136,69 @@ INLINE V gather(const float* base, I index) {
 INLINE I gather(const int32_t* base, I index) { return bits(gather(reinterpret_cast<const float*>(base), index)); }
 
 namespace detail {
-// 2^f for f in [-1/2, 1/2]: of the polynomials with p(0) = 1, that of the least largest relative error.
-INLINE V power_of_fraction(V f) {
-  V p = splat(1.3264727198e-03f);
-  p = p * f + 9.6715126396e-03f;
-  p = p * f + 5.5507337433e-02f;
-  p = p * f + 2.4022242085e-01f;
-  p = p * f + 6.9314697760e-01f;
-  return p * f + 1.0f;
+// 2^f for f in [-1/2, 1/2], from the highest power down to f's: of the polynomials with p(0) = 1, that of the least
+// largest relative error.
+constexpr float POWERS[] = {1.3264727198e-03f, 9.6715126396e-03f, 5.5507337433e-02f, 2.4022242085e-01f,
+                            6.9314697760e-01f};
+
+#if defined(__AVX512DQ__)
+// The forms with a mask of all lanes: GCC 12 warns of its own header in the others.
+INLINE V less_nearest(V x) {
+  return reinterpret_cast<V>(_mm512_maskz_reduce_ps(0xffff, reinterpret_cast<__m512>(x), 0));
 }
+INLINE V scaled(V p, V whole) {
+  return reinterpret_cast<V>(
+      _mm512_maskz_scalef_ps(0xffff, reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(whole)));
+}
+#endif
 }  // namespace detail
 
 // 2^x to 1.6e-7 of its value for x below 126; exactly 1 for 0 and exactly 0 below -127, -inf included (where denormal
 // numbers are flushed: see FlushDenormals). NaN stays NaN.
-INLINE V exp2_of(V x) {
+//
+// N of them at once, a step of all before the next one: each waits for its own last step, and a core that is shared
+// looks too few instructions ahead to find others to do meanwhile.
+template <int N>
+INLINE void exp2_of(V (&x)[N]) {
+  V f[N], p[N];
 #if defined(__AVX512DQ__)
-  // The forms with a mask of all lanes: GCC 12 warns of its own header in the others.
-  const auto v = reinterpret_cast<__m512>(x);
-  const V f = reinterpret_cast<V>(_mm512_maskz_reduce_ps(0xffff, v, 0));  // less the nearest integer
-  const auto p = reinterpret_cast<__m512>(detail::power_of_fraction(f));
-  return reinterpret_cast<V>(_mm512_maskz_scalef_ps(0xffff, p, reinterpret_cast<__m512>(x - f)));
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n) f[n] = detail::less_nearest(x[n]);
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n) x[n] -= f[n];
 #else
-  x = largest(splat(-127.0f), x);
-  const float shift = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer, which its last bits then hold
-  const V whole = x + shift;
-  return floats(bits(detail::power_of_fraction(x - (whole - shift))) + (bits(whole) << 23));
+  constexpr float shift = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer, which its last bits then hold
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n) {
+    const V low = largest(splat(-127.0f), x[n]);
+    x[n] = low + shift, f[n] = low - (x[n] - shift);
+  }
+#endif
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n) p[n] = splat(detail::POWERS[0]);
+#pragma GCC unroll 4
+  for (int i = 1; i < 5; ++i)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) p[n] = p[n] * f[n] + detail::POWERS[i];
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n) p[n] = p[n] * f[n] + 1.0f;
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n)
+#if defined(__AVX512DQ__)
+    x[n] = detail::scaled(p[n], x[n]);
+#else
+    x[n] = floats(bits(p[n]) + (bits(x[n]) << 23));
 #endif
 }
+INLINE V exp2_of(V x) {
+  V one[1] = {x};
+  exp2_of(one);
+  return one[0];
+}
+
+// Keys whose exponentials are taken at once for a panel of N vectors, of an even number of keys: as many as there are
+// registers for.
+constexpr int AT_ONCE = L == 16 ? 2 : 1;
 
 // The natural logarithm of a normal number, infinity or NaN, to 2e-7 of its value: exactly 0 for 1.
 INLINE V log_of(V x) {
