@@ -60,9 +60,10 @@ class Watch:
             low, high = int(self.rows.min()), int(self.rows.max())
             if low < 0 or high >= request.Lq:
                 raise ValueError(f"rows go from {low} to {high}; the query has rows 0 … {request.Lq - 1}")
-        allowed = ((request.Lk,), (1, request.Lk), (request.B, request.Lk))
-        if self.segments is not None and tuple(self.segments.shape) not in allowed:
-            raise ValueError(f"segments has shape {tuple(self.segments.shape)}; it may be {allowed[0]} or {allowed[2]}")
+        if self.segments is not None:
+            allowed = ((request.Lk,), (1, request.Lk), (request.B, request.Lk))
+            if (shape := tuple(self.segments.shape)) not in allowed:
+                raise ValueError(f"segments has shape {shape}; it may be {allowed[0]} or {allowed[2]}")
         if request.Lk == 0:
             raise ValueError("key has no elements; there is nothing to observe")
 

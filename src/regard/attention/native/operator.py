@@ -72,20 +72,18 @@ def forward_observed(
     B, Hq, Lq = logsumexp.shape
     Lk = call.key.shape[2]
 
-    def new(wanted: bool, *sizes: int, dtype: torch.dtype = torch.float32) -> Tensor | None:
-        return torch.empty(B, Hq, *sizes, dtype=dtype) if wanted else None
-
+    new = logsumexp.new_empty  # float32, in half the time that torch.empty takes to hear so
     seen = {
-        "max_weight": new(True, Lq),
-        "top_keys": new(top > 0, Lq, top, dtype=torch.int32),
-        "top_weights": new(top > 0, Lq, top),
-        "rest": new(top > 0, Lq),
-        "entropy": new(entropy, Lq),
-        "sink_weight": new(call.sink is not None, Lq),
-        "mean_position": new(position, Lq),
-        "mean_distance": new(position, Lq),
-        "received": new(received, Lk),
-        "segment_mass": new(segments is not None, Lq, segment_count),
+        "max_weight": new(B, Hq, Lq),
+        "top_keys": new(B, Hq, Lq, top, dtype=torch.int32) if top else None,
+        "top_weights": new(B, Hq, Lq, top) if top else None,
+        "rest": new(B, Hq, Lq) if top else None,
+        "entropy": new(B, Hq, Lq) if entropy else None,
+        "sink_weight": None if call.sink is None else new(B, Hq, Lq),
+        "mean_position": new(B, Hq, Lq) if position else None,
+        "mean_distance": new(B, Hq, Lq) if position else None,
+        "received": new(B, Hq, Lk) if received else None,
+        "segment_mass": None if segments is None else new(B, Hq, Lq, segment_count),
     }
     packed = packed_call(call, output, logsumexp, torch.get_num_threads())
     _succeed(_library().regard_attend_observed(packed, packed_seen(seen, top, segments)))
