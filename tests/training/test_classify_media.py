@@ -82,7 +82,7 @@ def test_a_transformer_behind_convolutions_learns_images_too(pictures: Path, tmp
     answers: Any = pipeline(trained.directory, "classify")([*paths])
     assert [answer.label for answer in answers] == [path.parent.name for path in paths]
     for patch in (1, 12, 64):
-        with pytest.raises(TrainingError, match=f"patch is {patch}; it may be a power of two that divides"):
+        with pytest.raises(TrainingError, match=f"patch is {patch}; it may be"):
             train_image_classifier(pictures, replace(recipe, patch=patch), quiet(tmp_path / f"patch-{patch}"))
 
 
@@ -116,9 +116,6 @@ def test_transformers_behind_convolutions(pictures: Path, recordings: Path, tmp_
     sized = replace(SOUNDS, **small | {"steps": 2}, patch=4, seconds=0.21)
     config: Any = train_audio_classifier(recordings, sized, quiet(tmp_path / "sized")).model.config
     assert config.size == (16, 24)
-    for recipe, words in ((replace(IMAGES, **small, patch=16), r"patch is \(16, 16\)"),):
-        with pytest.raises(TrainingError, match=words):
-            train_image_classifier(pictures, recipe, quiet(tmp_path / "other"))
 
 
 @pytest.mark.parametrize("kind", ["image", "audio"])

@@ -130,20 +130,24 @@ def vision_transformer(recipe: ClassifyImageRecipe, names: tuple[str, ...], sett
 
 
 def convolutional(recipe: ClassifyImageRecipe, names: tuple[str, ...], settings: ImageSettings) -> Checkpoint:
-    """A new Transformer behind convolutions.
+    """A new Transformer behind convolutions, which learns from fewer images; a residual block in each middle stage.
 
     Raises:
-        TrainingError: if the patches do not fill the image or are none of 1, 2, 4 and 8 pixels, or the width is no
-            multiple of the heads.
+        TrainingError: if the patch is no power of two, or patches do not fill the image, or as `vision_transformer`.
     """
     sizes = _sizes(recipe, names)
-    stages = (sizes["d_model"] // 4, sizes["d_model"] // 2)
-    try:
-        config = ConvolutionalConfig(
-            **sizes, activation="relu", norm_eps=1e-6, class_token=False, pooling="mean", widths=stages
-        )
-    except ValueError as error:
-        raise TrainingError(f"the recipe's model cannot be: {error}") from error
+    halvings = recipe.patch.bit_length() - 1
+    if recipe.patch < 2 or recipe.patch != 2**halvings:
+        raise TrainingError(f"patch is {recipe.patch}; it may be a power of two, from 2 on")
+    config = ConvolutionalConfig(
+        **sizes,
+        activation="relu",
+        norm_eps=1e-6,
+        class_token=False,
+        pooling="mean",
+        widths=tuple(max(8, sizes["d_model"] >> (halvings - i)) for i in range(halvings)),
+        blocks=(0, *[1] * (halvings - 1), 0),
+    )
     return _new(IMAGE, config, settings)
 
 
@@ -159,35 +163,6 @@ def _sizes(recipe: ClassifyImageRecipe, names: tuple[str, ...]) -> dict[str, Any
     patch = (recipe.patch, recipe.patch)
     image: dict[str, Any] = {"channels": 3, "size": (recipe.image_size,) * 2, "patch": patch, "stride": patch}
     return image | {"labels": names} | recipe.sizes(SIZES)
-
-
-def convolutional(recipe: ClassifyImageRecipe, names: tuple[str, ...], settings: ImageSettings) -> Checkpoint:
-    """A new Transformer behind convolutions, which learns from fewer images; a residual block in each middle stage.
-
-    Raises:
-        TrainingError: if the patch is no power of two, or patches do not fill the image, or as `vision_transformer`.
-    """
-    halvings = recipe.patch.bit_length() - 1
-    if recipe.patch < 2 or recipe.patch != 2**halvings or recipe.image_size % recipe.patch:
-        raise TrainingError(
-            f"patch is {recipe.patch}; it may be a power of two that divides the image's {recipe.image_size} pixels"
-        )
-    sizes = recipe.sizes(SIZES)
-    config = ConvolutionalConfig(
-        channels=3,
-        size=(recipe.image_size,) * 2,
-        patch=(recipe.patch,) * 2,
-        stride=(recipe.patch,) * 2,
-        activation="relu",
-        norm_eps=1e-6,
-        class_token=False,
-        pooling="mean",
-        labels=names,
-        widths=tuple(max(8, sizes["d_model"] >> (halvings - i)) for i in range(halvings)),
-        blocks=(0, *[1] * (halvings - 1), 0),
-        **sizes,
-    )
-    return new_checkpoint(IMAGE, config, files={PREPROCESSOR: json.dumps(settings.to_json(), indent=2).encode()})
 
 
 FAMILIES: Mapping[str, Callable[[ClassifyImageRecipe, tuple[str, ...], ImageSettings], Checkpoint]] = {
