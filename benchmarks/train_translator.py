@@ -216,7 +216,9 @@ def _train(arguments: argparse.Namespace) -> None:
     finished = choose(model, tokenizer, trained.trainer.checkpoints, validation, Choices())
     for label, score in finished.tried.items():
         print(f"  val {label}: {score:.2f}")
-    round_to_float16(model)
+    round_to_float16(model)  # then measured again, as it is shipped
+    again = validation.evaluate(decode(model, tokenizer, validation.source, finished.decoding))
+    finished = dataclasses.replace(finished, validation=again)
     tested = test.evaluate(decode(model, tokenizer, test.source, finished.decoding))
     place = save_model(
         arguments.out / "model",
