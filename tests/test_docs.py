@@ -31,7 +31,8 @@ def test_examples_run(name: str, number: int, block: str, capsys: pytest.Capture
 def test_the_commands_of_faithful_run(tmp_path: Path, run: Run):
     """In order, with little data: the model is trained by the first of them, in a few steps."""
     text = (DOCS / "faithful.md").read_text(encoding="utf-8")
-    commands = [line for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
+    commands = [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
     kinds = [("dull", 0), ("fine", 1)]
     rows = "".join(f"a {word} film , number {i}\t{label}\n" for i in range(6) for word, label in kinds)
     for name in ("train.tsv", "dev.tsv"):
