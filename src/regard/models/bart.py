@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.mask import Causal, Padding
 from regard.attention.position import LearnedPositions
-from regard.models.encoder_decoder import check_ids
+from regard.models.encoder_decoder import EncoderDecoderModel, check_ids
 from regard.models.family import ACTIVATIONS, Family, Head, Settings
 from regard.models.rules import Ignore, Join, Rename, Rule, Tie
-from regard.transformer import Block, Decoder, DecoderCache, Encoder, FeedForward, LayerNorm, MultiHeadAttention
+from regard.transformer import Block, Decoder, Encoder, FeedForward, LayerNorm, MultiHeadAttention
 
 _OFFSET = 2  # the first rows of the table of positions stand for no position
 
@@ -76,8 +75,8 @@ class LearnedInput(nn.Module):
         return self.norm(x + self.positions(x.shape[1], start + _OFFSET))
 
 
-class Bart(nn.Module):
-    """Source pieces in, scores of target pieces out; see `regard.models.encoder_decoder.EncoderDecoder`.
+class Bart(EncoderDecoderModel):
+    """Source pieces in, scores of target pieces out.
 
     Args:
         config: the sizes.
@@ -85,6 +84,7 @@ class Bart(nn.Module):
             for the encoder and for the decoder.
     """
 
+    config: BartConfig
     logits_bias: Tensor | None
 
     def __init__(self, config: BartConfig, entrance: Callable[[BartConfig], nn.Module] = LearnedInput) -> None:
@@ -101,66 +101,26 @@ class Bart(nn.Module):
         self.head = None if config.tied else nn.Linear(d, config.target_size, bias=False)
         self.register_buffer("logits_bias", torch.zeros(1, config.target_size) if config.logits_bias else None)
 
-    @property
-    def decoder_start(self) -> int:
-        """The first input of the decoder."""
-        return self.config.decoder_start
+    def embed_source(self, source: Tensor) -> Tensor:
+        """Ids (B, Ls) → (B, Ls, d)."""
+        return self._embed(source, "source", self.embedding, self.encoder_input, start=0)
 
-    def cache(self, capacity: int = 0) -> DecoderCache:
-        """An empty cache for `decode`."""
-        return DecoderCache.empty(self.config.decoder_layers, capacity)
-
-    def encode(self, source: Tensor, source_lengths: Tensor) -> Tensor:
-        """Source ids (B, Ls), of which source_lengths (B,) are real, → memory (B, Ls, d).
-
-        Raises:
-            ValueError: if source is longer than max_positions or holds an id outside the vocabulary.
-        """
-        x = self._embed(source, "source", self.embedding, self.encoder_input, start=0)
-        return self.encoder(x, mask=Padding(source_lengths, source_lengths))
-
-    def decode(
-        self,
-        target: Tensor,
-        memory: Tensor | None,
-        source_lengths: Tensor,
-        *,
-        start: int = 0,
-        caches: DecoderCache | None = None,
-        target_lengths: Tensor | None = None,
-    ) -> Tensor:
-        """Decoder states (B', Lt, d) after each of the target pieces (B', Lt); see `EncoderDecoder.decode`.
-
-        Raises:
-            ValueError: if start + Lt exceeds max_positions or an id is outside the vocabulary.
-        """
-        embedding = self.embedding if self.target_embedding is None else self.target_embedding
-        x = self._embed(target, "target", embedding, self.decoder_input, start=start)
-        mask = Causal() if target_lengths is None else Causal() & Padding(target_lengths, target_lengths)
-        memory_mask = Padding(source_lengths, target_lengths)
-        return self.decoder(x, memory, mask=mask, memory_mask=memory_mask, start=start, cache=caches)
+    def embed_target(self, target: Tensor, start: int) -> Tensor:
+        """Ids (B', Lt) → (B', Lt, d)."""
+        return self._embed(target, "target", self._of_targets, self.decoder_input, start=start)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Decoder states (..., d) → scores of the next piece (..., V), before softmax."""
-        if self.head is not None:
-            scores = self.head(hidden)
-        else:
-            embedding = self.embedding if self.target_embedding is None else self.target_embedding
-            scores = F.linear(hidden, embedding.weight)
+        scores = F.linear(hidden, self._of_targets.weight) if self.head is None else self.head(hidden)
         return scores if self.logits_bias is None else scores + self.logits_bias[0]
 
-    def forward(
-        self, source: Tensor, source_lengths: Tensor, target: Tensor, target_lengths: Tensor | None = None
-    ) -> Tensor:
-        """Source (B, Ls) and the target so far (B, Lt) → scores of each next piece (B, Lt, V); see `decode`."""
-        memory = self.encode(source, source_lengths)
-        return self.logits(self.decode(target, memory, source_lengths, target_lengths=target_lengths))
+    @property
+    def _of_targets(self) -> nn.Embedding:
+        return self.embedding if self.target_embedding is None else self.target_embedding
 
     def _embed(self, ids: Tensor, name: str, embedding: nn.Embedding, entrance: nn.Module, start: int) -> Tensor:
-        stop, limit = start + ids.shape[1], self.config.max_positions
-        if stop > limit:
-            raise ValueError(f"{name} has {stop} positions: this model takes at most {limit}")
-        check_ids(ids, name, embedding.num_embeddings)
+        stop = start + ids.shape[1]
+        check_ids(ids, name, embedding.num_embeddings, stop=stop, most=self.config.max_positions)
         x = embedding(ids)  # (B, L, d)
         return entrance(x * math.sqrt(self.config.d_model) if self.config.scaled else x, start)
 

@@ -41,7 +41,7 @@ class SinusoidalInput(nn.Module):
 
 
 class Marian(Bart):
-    """Source pieces in, scores of target pieces out; see `regard.models.encoder_decoder.EncoderDecoder`."""
+    """Source pieces in, scores of target pieces out."""
 
     def __init__(self, config: BartConfig) -> None:
         super().__init__(config, SinusoidalInput)

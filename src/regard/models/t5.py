@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.mask import Causal, Padding
 from regard.attention.position import LogBuckets, RelativeBias
-from regard.models.encoder_decoder import check_ids
+from regard.models.encoder_decoder import EncoderDecoderModel, check_ids
 from regard.models.family import ACTIVATIONS, Family, Head, Settings
 from regard.models.rules import Ignore, Join, Rename, Rule, Tie
-from regard.transformer import Block, Decoder, DecoderCache, Encoder, FeedForward, MultiHeadAttention, RMSNorm
+from regard.transformer import Block, Decoder, Encoder, FeedForward, MultiHeadAttention, RMSNorm
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,10 @@ class T5Config:
             )
 
 
-class T5(nn.Module):
-    """Source pieces in, scores of target pieces out; see `regard.models.encoder_decoder.EncoderDecoder`."""
+class T5(EncoderDecoderModel):
+    """Source pieces in, scores of target pieces out."""
+
+    config: T5Config
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
@@ -81,50 +82,22 @@ class T5(nn.Module):
         self.decoder = Decoder([_block(config, cross=True) for _ in range(config.decoder_layers)], norm())
         self.head = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
 
-    @property
-    def decoder_start(self) -> int:
-        """The first input of the decoder."""
-        return self.config.decoder_start
-
-    def cache(self, capacity: int = 0) -> DecoderCache:
-        """An empty cache for `decode`."""
-        return DecoderCache.empty(self.config.decoder_layers, capacity)
-
-    def encode(self, source: Tensor, source_lengths: Tensor) -> Tensor:
-        """Source ids (B, Ls), of which source_lengths (B,) are real, → memory (B, Ls, d).
-
-        Raises:
-            ValueError: if source holds an id outside the vocabulary.
-        """
+    def embed_source(self, source: Tensor) -> Tensor:
+        """Ids (B, Ls) → (B, Ls, d)."""
         check_ids(source, "source", self.config.vocab_size)
-        bias = RelativeBias(self.encoder_bias, LogBuckets(self.config.buckets, self.config.furthest))
-        return self.encoder(self.embedding(source), mask=Padding(source_lengths, source_lengths), bias=bias)
+        return self.embedding(source)
 
-    def decode(
-        self,
-        target: Tensor,
-        memory: Tensor | None,
-        source_lengths: Tensor,
-        *,
-        start: int = 0,
-        caches: DecoderCache | None = None,
-        target_lengths: Tensor | None = None,
-    ) -> Tensor:
-        """Decoder states (B', Lt, d) after each of the target pieces (B', Lt); see `EncoderDecoder.decode`.
-
-        Raises:
-            ValueError: if target holds an id outside the vocabulary.
-        """
+    def embed_target(self, target: Tensor, start: int) -> Tensor:
+        """Ids (B', Lt) → (B', Lt, d), whatever their positions."""
         check_ids(target, "target", self.config.vocab_size)
-        buckets = LogBuckets(self.config.buckets, self.config.furthest, bidirectional=False)
-        return self.decoder(
-            self.embedding(target),
-            memory,
-            mask=Causal() if target_lengths is None else Causal() & Padding(target_lengths, target_lengths),
-            memory_mask=Padding(source_lengths, target_lengths),
-            bias=RelativeBias(self.decoder_bias, buckets),
-            start=start,
-            cache=caches,
+        return self.embedding(target)
+
+    def biases(self) -> tuple[RelativeBias, RelativeBias]:
+        """What the distances of positions add to the scores."""
+        sizes = self.config.buckets, self.config.furthest
+        return (
+            RelativeBias(self.encoder_bias, LogBuckets(*sizes)),
+            RelativeBias(self.decoder_bias, LogBuckets(*sizes, bidirectional=False)),
         )
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -132,13 +105,6 @@ class T5(nn.Module):
         if self.config.scaled:
             hidden = hidden * self.config.d_model**-0.5
         return F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
-
-    def forward(
-        self, source: Tensor, source_lengths: Tensor, target: Tensor, target_lengths: Tensor | None = None
-    ) -> Tensor:
-        """Source (B, Ls) and the target so far (B, Lt) → scores of each next piece (B, Lt, V); see `decode`."""
-        memory = self.encode(source, source_lengths)
-        return self.logits(self.decode(target, memory, source_lengths, target_lengths=target_lengths))
 
 
 def _block(config: T5Config, *, cross: bool) -> Block:

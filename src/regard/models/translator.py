@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.mask import Causal, Padding
 from regard.attention.position import Rotary, sinusoidal
-from regard.transformer import Block, Decoder, DecoderCache, Encoder, FeedForward, LayerNorm, MultiHeadAttention
+from regard.models.encoder_decoder import EncoderDecoderModel, check_ids
+from regard.transformer import Block, Decoder, Encoder, FeedForward, LayerNorm, MultiHeadAttention
 
 _MOST = {
     "vocab_size": 2**24,
@@ -54,6 +53,11 @@ class TranslatorConfig:
     bos: int = 1  # first input of the decoder
     eos: int = 2  # last piece of every source and target
 
+    @property
+    def decoder_start(self) -> int:
+        """The first input of the decoder."""
+        return self.bos
+
     def __post_init__(self) -> None:
         if self.positions not in ("sinusoidal", "rotary"):
             raise ValueError(f'positions is {self.positions!r}: it must be "sinusoidal" or "rotary"')
@@ -72,7 +76,7 @@ class TranslatorConfig:
                 )
 
 
-class Translator(nn.Module):
+class Translator(EncoderDecoderModel):
     """Source pieces in, scores of target pieces out.
 
     Initial values:
@@ -82,6 +86,7 @@ class Translator(nn.Module):
         norms           weight 1, bias 0
     """
 
+    config: TranslatorConfig
     positions: Tensor | None
 
     def __init__(self, config: TranslatorConfig) -> None:
@@ -97,85 +102,21 @@ class Translator(nn.Module):
         self.encoder = Encoder([_block(config, cross=False) for _ in range(config.encoder_layers)], final())
         self.decoder = Decoder([_block(config, cross=True) for _ in range(config.decoder_layers)], final())
 
-    @property
-    def decoder_start(self) -> int:
-        """The first input of the decoder."""
-        return self.config.bos
+    def embed_source(self, source: Tensor) -> Tensor:
+        """Ids (B, Ls) → (B, Ls, d)."""
+        return self._embed(source, "source", 0)
 
-    def cache(self, capacity: int = 0) -> DecoderCache:
-        """An empty cache for `decode`."""
-        return DecoderCache.empty(self.config.decoder_layers, capacity)
-
-    def encode(self, source: Tensor, source_lengths: Tensor) -> Tensor:
-        """Source ids (B, Ls), of which source_lengths (B,) are real, → memory (B, Ls, d).
-
-        Raises:
-            ValueError: if source is longer than max_positions or holds an id outside the vocabulary.
-        """
-        x = self._embed(source, "source", start=0)
-        return self.encoder(x, mask=Padding(source_lengths, source_lengths))
-
-    def decode(
-        self,
-        target: Tensor,
-        memory: Tensor | None,
-        source_lengths: Tensor,
-        *,
-        start: int = 0,
-        caches: DecoderCache | None = None,
-        target_lengths: Tensor | None = None,
-    ) -> Tensor:
-        """Decoder states after each of the target pieces.
-
-        Args:
-            target: ids (B', Lt) that begin with bos, or the pieces from position start on, with caches. B' is
-                B, or B * beams with the beams of a sentence next to each other.
-            memory: (B, Ls, d) from `encode`; not read once caches hold it.
-            source_lengths: (B,).
-            start: position of the first of these target pieces.
-            caches: from `DecoderCache.empty(decoder_layers)`; filled by the call.
-            target_lengths: (B,), real pieces of a target without beams or caches. Right padding never changes
-                a real piece's state; with lengths, padded rows are 0 after attention and no observer counts
-                them.
-
-        Returns:
-            (B', Lt, d).
-
-        Raises:
-            ValueError: if start + Lt exceeds max_positions or an id is outside the vocabulary.
-        """
-        x = self._embed(target, "target", start=start)
-        mask = Causal() if target_lengths is None else Causal() & Padding(target_lengths, target_lengths)
-        memory_mask = Padding(source_lengths, target_lengths)
-        return self.decoder(x, memory, mask=mask, memory_mask=memory_mask, start=start, cache=caches)
+    def embed_target(self, target: Tensor, start: int) -> Tensor:
+        """Ids (B', Lt) → (B', Lt, d)."""
+        return self._embed(target, "target", start)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Decoder states (..., d) → scores of the next piece (..., V), before softmax."""
         return F.linear(hidden, self.embedding.weight)
 
-    def forward(
-        self, source: Tensor, source_lengths: Tensor, target: Tensor, target_lengths: Tensor | None = None
-    ) -> Tensor:
-        """Source (B, Ls) and the target so far (B, Lt) → scores of each next piece (B, Lt, V).
-
-        Args:
-            source: ids, each entry's real ones first.
-            source_lengths: (B,).
-            target: ids that begin with bos.
-            target_lengths: (B,), see `decode`.
-        """
-        memory = self.encode(source, source_lengths)
-        return self.logits(self.decode(target, memory, source_lengths, target_lengths=target_lengths))
-
     def _embed(self, ids: Tensor, name: str, start: int) -> Tensor:
-        stop, limit = start + ids.shape[-1], self.config.max_positions
-        if stop > limit:
-            raise ValueError(f"{name} has {stop} positions: this model takes at most {limit}")
-        if ids.numel() and not torch.compiler.is_compiling():
-            low, high = (int(bound) for bound in ids.aminmax())
-            if low < 0 or high >= self.config.vocab_size:
-                wrong = low if low < 0 else high
-                raise ValueError(f"{name} holds the id {wrong}: ids must be in [0, {self.config.vocab_size})")
+        stop = start + ids.shape[-1]
+        check_ids(ids, name, self.config.vocab_size, stop=stop, most=self.config.max_positions)
         x = self.embedding(ids) * math.sqrt(self.config.d_model)  # (B, L, d)
         if self.positions is not None:
             x = x + self.positions[start:stop]

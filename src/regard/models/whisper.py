@@ -19,12 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.mask import Causal, Padding
 from regard.attention.position import LearnedPositions
-from regard.models.encoder_decoder import check_ids
+from regard.models.encoder_decoder import EncoderDecoderModel, check_ids
 from regard.models.family import ACTIVATIONS, Family, Head, Settings
 from regard.models.rules import Join, Rename, Rule, Tie
-from regard.transformer import Block, Decoder, DecoderCache, Encoder, FeedForward, LayerNorm, MultiHeadAttention
+from regard.transformer import Block, Decoder, Encoder, FeedForward, LayerNorm, MultiHeadAttention
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,11 @@ class SoundInput(nn.Module):
         return x.transpose(1, 2) + self.positions
 
 
-class Whisper(nn.Module):
-    """Sound in, scores of pieces of text out; see `regard.models.encoder_decoder.EncoderDecoder`."""
+class Whisper(EncoderDecoderModel):
+    """Sound in, scores of pieces of text out."""
+
+    config: WhisperConfig
+    pads = False  # all positions are heard
 
     def __init__(self, config: WhisperConfig) -> None:
         super().__init__()
@@ -95,21 +97,11 @@ class Whisper(nn.Module):
         blocks = [_block(config, *sizes, cross=True) for _ in range(config.decoder_layers)]
         self.decoder = Decoder(blocks, LayerNorm(d))
 
-    @property
-    def decoder_start(self) -> int:
-        """The first input of the decoder."""
-        return self.config.decoder_start
-
-    def cache(self, capacity: int = 0) -> DecoderCache:
-        """An empty cache for `decode`."""
-        return DecoderCache.empty(self.config.decoder_layers, capacity)
-
-    def encode(self, source: Tensor, source_lengths: Tensor) -> Tensor:
-        """Spectrograms (B, M, T) → memory (B, Ls, d).
+    def embed_source(self, source: Tensor) -> Tensor:
+        """Spectrograms (B, M, T) → (B, Ls, d).
 
         Args:
             source: of T frames exactly, as `regard.inputs.features.whisper_features` makes them.
-            source_lengths: (B,), not read: all positions are heard.
 
         Raises:
             ValueError: if the spectrograms are of another size.
@@ -119,41 +111,17 @@ class Whisper(nn.Module):
             raise ValueError(
                 f"source has shape {tuple(source.shape)}: it must be (batch, {expected[0]}, {expected[1]})"
             )
-        return self.encoder(self.encoder_input(source))
+        return self.encoder_input(source)
 
-    def decode(
-        self,
-        target: Tensor,
-        memory: Tensor | None,
-        source_lengths: Tensor,
-        *,
-        start: int = 0,
-        caches: DecoderCache | None = None,
-        target_lengths: Tensor | None = None,
-    ) -> Tensor:
-        """Decoder states (B', Lt, d) after each of the target pieces (B', Lt); see `EncoderDecoder.decode`.
-
-        Raises:
-            ValueError: if start + Lt exceeds max_positions or an id is outside the vocabulary.
-        """
-        stop, limit = start + target.shape[1], self.config.max_positions
-        if stop > limit:
-            raise ValueError(f"target has {stop} positions: this model takes at most {limit}")
-        check_ids(target, "target", self.config.vocab_size)
-        x = self.embedding(target) + self.positions(target.shape[1], start)  # (B', Lt, d)
-        mask = Causal() if target_lengths is None else Causal() & Padding(target_lengths, target_lengths)
-        return self.decoder(x, memory, mask=mask, start=start, cache=caches)
+    def embed_target(self, target: Tensor, start: int) -> Tensor:
+        """Ids (B', Lt) → (B', Lt, d)."""
+        stop = start + target.shape[1]
+        check_ids(target, "target", self.config.vocab_size, stop=stop, most=self.config.max_positions)
+        return self.embedding(target) + self.positions(target.shape[1], start)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Decoder states (..., d) → scores of the next piece (..., V), before softmax."""
         return F.linear(hidden, self.embedding.weight)
-
-    def forward(
-        self, source: Tensor, source_lengths: Tensor, target: Tensor, target_lengths: Tensor | None = None
-    ) -> Tensor:
-        """Source (B, M, T) and the text so far (B, Lt) → scores of each next piece (B, Lt, V); see `decode`."""
-        memory = self.encode(source, source_lengths)
-        return self.logits(self.decode(target, memory, source_lengths, target_lengths=target_lengths))
 
 
 def _block(config: WhisperConfig, heads: int, feed_forward: int, *, cross: bool) -> Block:
