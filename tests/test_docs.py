@@ -1,5 +1,6 @@
-"""The examples of docs/ run as they stand."""
+"""The examples of docs/ run as they stand, and draw the figures that stand below them."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -7,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+import docs.figures
 from tests.command_line import Run
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RUN = ["observe.md", "faithful.md"]
 EXAMPLES = [
-    (name, number, block)
+    pytest.param(block, marks=[pytest.mark.real] if "find_spec(" in block else [], id=f"{name} {number + 1}")
     for name in RUN
     for number, block in enumerate(
         re.findall(r"^```python\n(.*?)^```", (DOCS / name).read_text(encoding="utf-8"), re.M | re.S)
@@ -20,12 +22,25 @@ EXAMPLES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "number", "block"), EXAMPLES, ids=[f"{name} {number + 1}" for name, number, _ in EXAMPLES]
-)
-def test_examples_run(name: str, number: int, block: str, capsys: pytest.CaptureFixture[str]):
-    exec(compile(block, f"{name}, example {number + 1}", "exec"), {"__name__": "example"})
+@pytest.mark.parametrize("block", EXAMPLES)
+def test_examples_run(block: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    for package in re.findall(r'find_spec\("(\w+)"\)', block):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"the package {package}, which ships a checkpoint, is not installed")
+    monkeypatch.chdir(DOCS.parent)
+    monkeypatch.setattr(docs.figures, "FOLDER", tmp_path)
+    exec(compile(block, "an example", "exec"), {"__name__": "example"})
     assert "print(" not in block or capsys.readouterr().out.strip()
+    for name in re.findall(r'"([\w-]+\.png)"', block):
+        for file in (tmp_path / name, DOCS / "figures" / name):
+            assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size < 150_000
+
+
+def test_every_figure_is_drawn_by_the_example_above_it():
+    text = (DOCS / "observe.md").read_text(encoding="utf-8")
+    shown = re.findall(r"\(figures/([\w-]+\.png)\)", text)
+    assert shown == re.findall(r'"([\w-]+\.png)"', text) == re.findall(r"docs.figures ([\w-]+\.png)`", text)
+    assert {f.name for f in (DOCS / "figures").glob("*.png")} == {*shown}
 
 
 def test_the_commands_of_faithful_run(tmp_path: Path, run: Run):
