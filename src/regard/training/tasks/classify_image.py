@@ -133,12 +133,15 @@ def convolutional(recipe: ClassifyImageRecipe, names: tuple[str, ...], settings:
     """A new Transformer behind convolutions, which learns from fewer images; a residual block in each middle stage.
 
     Raises:
-        TrainingError: if the patch is no power of two, or patches do not fill the image, or as `vision_transformer`.
+        TrainingError: if the patch is no power of two, or patches do not fill the image, or the width is no multiple of
+            the heads.
     """
-    sizes = _sizes(recipe, names)
     halvings = recipe.patch.bit_length() - 1
-    if recipe.patch < 2 or recipe.patch != 2**halvings:
-        raise TrainingError(f"patch is {recipe.patch}; it may be a power of two, from 2 on")
+    if recipe.patch < 2 or recipe.patch != 2**halvings or recipe.image_size % recipe.patch:
+        raise TrainingError(
+            f"patch is {recipe.patch}; it may be a power of two that divides the image's {recipe.image_size} pixels"
+        )
+    sizes = _sizes(recipe, names)
     config = ConvolutionalConfig(
         **sizes,
         activation="relu",
