@@ -282,6 +282,23 @@ def test_ngrams_are_of_the_characters_that_end_at_a_place() -> None:
     assert model(ids[:, :1]).shape == (2, 1, 7)
 
 
+def test_silent_tables_are_those_of_a_model_without_them_on_average() -> None:
+    torch.manual_seed(4)
+    sizes = CharacterConfig(7, d_model=8, feed_forward=16, rows={2: 9, 3: 11}, width=4, silence=0.4)
+    model: Any = CharacterDecoder(sizes)
+    model.decoder, model.join = torch.nn.Identity(), torch.nn.Identity()
+    model.decoder.forward = lambda x, mask: x
+    torch.nn.init.zeros_(model.positions.weight)
+    ids = torch.randint(7, (64, 50))
+    heard = (model.hidden(ids) - model.embedding(ids)).detach()
+    still = (model.eval().hidden(ids) - model.embedding(ids)).detach()
+    parts = (heard / still).unflatten(2, (2, 4))  # (B, T, tables, e): 0 or 1 / 0.6, a table as one
+    for part in parts.unbind(3):
+        torch.testing.assert_close(part, parts[..., 0], rtol=1e-3, atol=1e-3)
+    assert float(parts.mean()) == pytest.approx(1.0, abs=0.05)
+    assert float((parts < 0.5).float().mean()) == pytest.approx(0.4, abs=0.05)
+
+
 def test_results_of_another_setting_are_refused(tmp_path: Path) -> None:
     calls: list[int] = []
 

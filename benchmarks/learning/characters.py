@@ -4,7 +4,8 @@ A position's vector is that of its character, and, by a projection, those of the
 there, each looked up in a table by a hash (as in arXiv 2412.09871, section 3.2.1). A row that is looked up costs a few
 numbers, a weight of a matrix a multiplication a position: with the parameters of four layers, one layer and the tables
 read several times as many characters in the same time. Attention then has what the last few characters say already, and
-looks further back.
+looks further back. Rows of rare n-grams learn a text by heart; that a table is silent now and then while the model
+learns teaches it to fall back on shorter ones (as smoothing does, arXiv 1703.02573).
 
     B | windows in a batch    T | context    d | d_model    e | width of a table's rows
 """
@@ -35,6 +36,7 @@ class CharacterConfig:
     max_positions: int = 128
     rows: dict[int, int] = field(default_factory=lambda: {2: 2048, 3: 6144, 4: 9216})  # of the table of n characters
     width: int = 32  # of these rows
+    silence: float = 0.0  # probability that a table says nothing of a place, while the model learns
 
 
 class CharacterDecoder(nn.Module):
@@ -67,8 +69,12 @@ class CharacterDecoder(nn.Module):
         """Ids (B, T) → last hidden states (B, T, d); nothing before a window is known."""
         x = self.embedding(ids) + self.positions(ids.shape[1])
         if self.tables:
-            found = [self.tables[str(n)](row) for n, row in ngrams(ids, self.config.rows).items()]  # (B, T, e) each
-            x = x + self.join(torch.cat(found, 2))
+            found = [self.tables[str(n)](row) for n, row in ngrams(ids, self.config.rows).items()]
+            seen = torch.stack(found, 2)  # (B, T, tables, e)
+            if self.training and self.config.silence:
+                heard = torch.rand(seen.shape[:3]) >= self.config.silence
+                seen = seen * (heard / (1 - self.config.silence))[..., None]
+            x = x + self.join(seen.flatten(2))
         return self.decoder(x, mask=Causal())
 
     def forward(self, ids: Tensor) -> Tensor:

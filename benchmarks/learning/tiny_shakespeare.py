@@ -18,7 +18,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,16 @@ from regard.training.tasks.language_model import LanguageModelRecipe, LanguageMo
 
 WINDOW = 64  # the rival's context, in which all are validated
 SIDES = ("nanogpt", "regard", "lstm")
-OURS = LanguageModelRecipe(
+
+
+@dataclass(frozen=True, kw_only=True)
+class CharacterRecipe(LanguageModelRecipe):
+    """How ours is trained."""
+
+    silence: float = 0.3  # see `CharacterConfig`
+
+
+OURS = CharacterRecipe(
     context=128, batch_size=16, optimiser="muon", peak_learning_rate=0.01, schedule="linear", final_fraction=0.0,
     betas=(0.9, 0.99), weight_decay=0.1,
 )  # fmt: skip
@@ -52,11 +62,11 @@ LARGE = LanguageModelRecipe(
 TRIED: dict[str, tuple[tuple[str, ...], ...]] = {
     "regard": (
         ("optimiser=muon", "peak_learning_rate=0.01"),
-        ("optimiser=muon", "peak_learning_rate=0.02"),
         ("optimiser=muon", "peak_learning_rate=0.005"),
         ("optimiser=adamw", "peak_learning_rate=0.005"),
         ("optimiser=adamw", "peak_learning_rate=0.01"),
-        ("optimiser=muon", "peak_learning_rate=0.01", "dropout=0.1"),
+        ("optimiser=muon", "peak_learning_rate=0.01", "silence=0.5"),
+        ("optimiser=muon", "peak_learning_rate=0.01", "silence=0.0"),
     ),
     "lstm": (
         ("peak_learning_rate=0.005",),
@@ -116,8 +126,7 @@ def _search(text: str, arguments: argparse.Namespace) -> None:
     for side, extra in (("regard", arguments.set), ("lstm", arguments.set_lstm)):
         for tried in TRIED[side]:
             recipe = changed({"regard": OURS, "lstm": LSTM}[side], [*tried, *extra])
-            config = CharacterConfig(len(names), max_positions=max(recipe.context, WINDOW))
-            make = _makers(config, recipe)[side]
+            make = _makers(len(names), {side: recipe})[side]
             name = f"{side} {' '.join([*tried, *extra])}"
             results.get(
                 name, lambda make=make, r=recipe: learnt(make, ids[:cut], ids[cut:], r, arguments.search_seconds)
@@ -132,9 +141,8 @@ def _compare(text: str, arguments: argparse.Namespace) -> None:
     train, held_out = ids[:cut], ids[cut:]
     setting = nanogpt.Setting(steps=arguments.rival_steps)
     recipes = {"regard": changed(OURS, arguments.set), "lstm": changed(LSTM, arguments.set_lstm)}
-    config = CharacterConfig(len(names), max_positions=max(recipes["regard"].context, WINDOW))
     described = {side: dataclasses.asdict(recipe) for side, recipe in recipes.items()}
-    about = {"characters": len(ids), "rival": dataclasses.asdict(setting), "model": dataclasses.asdict(config)}
+    about = {"characters": len(ids), "rival": dataclasses.asdict(setting)}
     results = Results(arguments.out / "results.json", {**about, **described})
 
     def rival(seed: int) -> dict[str, Any]:
@@ -143,7 +151,7 @@ def _compare(text: str, arguments: argparse.Namespace) -> None:
         return measured(model, model, seconds, seen, setting.steps, held_out, setting.context)
 
     def ours(side: str, seed: int, seconds: float) -> dict[str, Any]:
-        make = _makers(config, recipes["lstm"])[side]
+        make = _makers(len(names), recipes)[side]
         return learnt(make, train, held_out, dataclasses.replace(recipes[side], seed=seed), seconds)
 
     for seed in arguments.seeds:
@@ -154,11 +162,15 @@ def _compare(text: str, arguments: argparse.Namespace) -> None:
     print(report(results.found, arguments.sides, arguments.seeds))
 
 
-def _makers(config: CharacterConfig, lstm: LanguageModelRecipe) -> dict[str, Callable[[], nn.Module]]:
-    return {
-        "regard": lambda: CharacterDecoder(config),
-        "lstm": lambda: RecurrentLanguageModel(lstm.recurrent(config.vocab_size)),
-    }
+def _makers(vocab_size: int, recipes: Mapping[str, Any]) -> dict[str, Callable[[], nn.Module]]:
+    """What makes a new model of each side."""
+
+    def ours() -> nn.Module:
+        recipe = recipes["regard"]
+        config = CharacterConfig(vocab_size, max_positions=max(recipe.context, WINDOW), silence=recipe.silence)
+        return CharacterDecoder(config)
+
+    return {"regard": ours, "lstm": lambda: RecurrentLanguageModel(recipes["lstm"].recurrent(vocab_size))}
 
 
 def encoded(text: str) -> tuple[np.ndarray, list[str]]:
