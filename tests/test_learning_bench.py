@@ -197,7 +197,7 @@ def test_translators_have_equal_parameters() -> None:
         vocab_size, pad, bos, eos = 6000, 0, 1, 2
 
     pieces: Any = Pieces()
-    counts = [sum(p.numel() for p in recipe.model(pieces).parameters()) for recipe in translation.RECIPES.values()]
+    counts = [sum(p.numel() for p in recipe.build(pieces).parameters()) for recipe in translation.RECIPES.values()]
     assert max(counts) / min(counts) < 1.02
 
 
