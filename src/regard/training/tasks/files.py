@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from regard.files import replacing, write_atomically
 from regard.inputs.source import InputError
@@ -196,6 +197,8 @@ def _decoded(
         except InputError as error:
             return error
 
+    # A forked process makes torch's own pool anew where it is first used; two threads at once would find it half made.
+    torch.set_num_threads(torch.get_num_threads())
     rest = iter(files)
     with ThreadPoolExecutor(_THREADS) as pool:
         while chunk := [*islice(rest, _CHUNK)]:
