@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
 from regard.inputs.text import TextTokenizer
-from regard.models import save_model
+from regard.models import load_model, save_model
+from regard.models.family import ModelError
 from regard.models.translator import Translator, TranslatorConfig
-from regard.training import TrainingError
-from regard.training.data import Ragged, SpecialTokens, TranslationBatch, TranslationBatches
+from regard.training import DivergedError, TrainingError
+from regard.training.data import ParallelText, Ragged, SpecialTokens, TranslationBatch, TranslationBatches
 from regard.training.minimum_risk import draw_translations, risk, sentence_bleu
-from regard.training.tasks.translate import TranslationRecipe, train_translator
+from regard.training.run import Run
+from regard.training.tasks.translate import TranslationRecipe, train_translation, train_translator
 from tests.training.test_translate import RECIPE, losses, text
 
 WORDS = ["Hund", "Katze", "rennt", "ein", "eine", "alt", "und"]
@@ -135,8 +137,43 @@ def test_a_trained_translator_gets_better_and_resumes_bit_for_bit(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"samples": 1}, "samples is 1; it may be 2 or more, or 0"), ({"temperature": 0.0}, "temperature is 0.0")],
+    [
+        ({"samples": 1}, "samples is 1; it may be 2 or more, or 0"),
+        ({"temperature": 0.0}, "temperature is 0.0; it may be from 0.01 to 100"),
+    ],
 )
 def test_refuses(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         TranslationRecipe(**settings)
+
+
+def test_weights_that_are_no_numbers_stop_the_training() -> None:
+    model, tokenizer, batch = small()
+    with torch.no_grad():
+        model.embedding.weight.fill_(torch.nan)
+    with pytest.raises(DivergedError, match="not finite"):
+        risk(model, tokenizer, batch, samples=2, temperature=1.0)
+
+
+def test_what_cannot_be_gone_on_from_leaves_no_record(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, model=str(tmp_path / "nowhere"))
+    with pytest.raises(ModelError, match="not a directory"):
+        train_translator(text(30), text(5), recipe, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "recipe.json").exists()
+
+
+def test_one_that_went_on_keeps_licence_and_alignment_and_outlives_long_sentences(tmp_path: Path) -> None:
+    first = train_translator(
+        text(60), text(5), dataclasses.replace(RECIPE, steps=4, warmup=1), out=tmp_path / "a", progress=False
+    )
+    about = {"licence": "CC BY-SA", "alignment": {"layer": 0, "shifted": False}}
+    base = save_model(tmp_path / "base", first.model, first.tokenizer, card="# A", licence="Share.", about=about)
+    recipe = dataclasses.replace(RECIPE, model=str(base), steps=2, warmup=1, checkpoint_every=1)
+    held_out = text(5)
+    long = ParallelText([*held_out.source, "dog " * 400], [*held_out.target, "Hund"], 0)
+    with pytest.warns(UserWarning, match="left out"):
+        trained = train_translation(text(60), recipe, Run(tmp_path / "b", progress=False), validation=long)
+    saved = load_model(trained.directory)
+    assert {name: saved.about[name] for name in about} == about
+    assert (saved.directory / "LICENSE").read_text() == "Share."
+    assert "It went on from base" in saved.card.read_text() and "5 validation pairs" in saved.card.read_text()

@@ -3,11 +3,12 @@
 Likelihood asks for the reference, piece by piece; what is measured in the end is BLEU of whole sentences. The risk of a
 source x with the reference y* is what the model can expect to miss there (arXiv 1512.02433),
 
-    R = E [1 - BLEU(y, y*)],   y drawn from P(y | x)
+    R = E [1 - BLEU(y, y*)],   y drawn from P(y | x) at a temperature
 
 K translations are drawn from the model as it is, without dropout, and the gradient is estimated from them
 (REINFORCE): each translation's log-probability is raised by how much better it is than the mean of the K - 1 others,
-which is a baseline for nothing (Kool, van Hoof, Welling 2019).
+which is a baseline for nothing (Kool, van Hoof, Welling 2019). Padding, the beginning and the unknown piece are never
+drawn; the little probability that they have is left out of account.
 
 S | sources    K | translations drawn of each    T | pieces of the longest    N | pieces of all
 """
@@ -25,6 +26,7 @@ from regard.generation.sampling import draw
 from regard.generation.steps import EncoderDecoderSteps
 from regard.inputs.text import TextTokenizer
 from regard.training.data import TranslationBatch
+from regard.training.errors import DivergedError
 from regard.training.finish import AnyTranslator
 from regard.training.loss import linear_cross_entropy
 
@@ -58,17 +60,14 @@ def sentence_bleu(hypothesis: str, reference: str) -> float:
     >>> sentence_bleu("Ein Hund rennt.", "Zwei Katzen")
     0.0
     """
-    return _bleu(_Sentence.of(hypothesis), _Sentence.of(reference))
-
-
-def _bleu(hypothesis: _Sentence, reference: _Sentence) -> float:
+    written, reference_ = _Sentence.of(hypothesis), _Sentence.of(reference)
     total = 0.0
-    for n, found, wanted in zip(_ORDERS, hypothesis.grams, reference.grams, strict=True):
+    for n, found, wanted in zip(_ORDERS, written.grams, reference_.grams, strict=True):
         matches, extra = sum((found & wanted).values()), int(n > 1)
         if matches + extra == 0:
             return 0.0
-        total += math.log((matches + extra) / (max(hypothesis.length - n + 1, 0) + extra))
-    brevity = min(0.0, 1 - reference.length / max(hypothesis.length, 1))
+        total += math.log((matches + extra) / (max(written.length - n + 1, 0) + extra))
+    brevity = min(0.0, 1 - reference_.length / max(written.length, 1))
     return math.exp(total / len(_ORDERS) + brevity)
 
 
@@ -86,6 +85,9 @@ def draw_translations(
 
     Returns:
         (S * K, T) ids, those of a source next to each other; after the end, padding.
+
+    Raises:
+        DivergedError: if a score is not a finite number.
     """
     config = model.config
     most = min(int(1.25 * batch.target.shape[1]) + 4, config.max_positions)
@@ -96,6 +98,8 @@ def draw_translations(
         steps.follow(torch.arange(len(batch.source)).repeat_interleave(samples))
         ended = torch.zeros(len(scores), dtype=torch.bool)
         while True:
+            if not bool(scores.amax(1).isfinite().all()):
+                raise DivergedError("the scores of translations are not finite numbers; a lower learning rate may help")
             scores[:, list(banned)] = -torch.inf
             uniforms = torch.rand(len(scores), dtype=torch.float64)
             chosen = draw(scores / temperature, uniforms).masked_fill_(ended, config.pad)
@@ -145,7 +149,7 @@ def _gains(tokenizer: TextTokenizer, batch: TranslationBatch, pieces: Tensor, sa
     texts = [tokenizer.decode([piece for piece in row if piece not in special]) for row in pieces.tolist()]
     gains: list[list[float]] = []
     for number, row in enumerate(batch.target.tolist()):
-        reference = _Sentence.of(tokenizer.decode([piece for piece in row if piece not in special]))
+        reference = tokenizer.decode([piece for piece in row if piece not in special])
         drawn = texts[number * samples : (number + 1) * samples]
-        gains.append([_bleu(_Sentence.of(text), reference) for text in drawn])
+        gains.append([sentence_bleu(text, reference) for text in drawn])
     return gains

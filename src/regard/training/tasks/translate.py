@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -92,8 +92,8 @@ class TranslationRecipe:
     def __post_init__(self) -> None:
         if self.samples == 1 or self.samples < 0:
             raise TrainingError(f"samples is {self.samples}; it may be 2 or more, or 0")
-        if not self.temperature > 0:
-            raise TrainingError(f"temperature is {self.temperature}; it may be more than 0")
+        if not 0.01 <= self.temperature <= 100:
+            raise TrainingError(f"temperature is {self.temperature}; it may be from 0.01 to 100")
 
     def translator(self, tokenizer: TextTokenizer) -> TranslatorConfig:
         """The model's part."""
@@ -260,9 +260,11 @@ def train_translator(
     out.mkdir(parents=True, exist_ok=True)
     data = {"training": fingerprint(train), "validation": fingerprint(validation)}
     free = MAY_CHANGE if recipe.schedule == "cosine" else MAY_CHANGE | {"steps"}
-    agree(out / "recipe.json", recipe, data, resume=resume, free=free)
     torch.manual_seed(recipe.seed)
-    model, tokenizer = _model(out, train, recipe)
+    model, tokenizer = _model(out, train, recipe)  # before anything is recorded: the one to go on from may not be there
+    if recipe.model is not None:
+        data["model"] = str(load_model(recipe.model).about["weights_sha256"])
+    agree(out / "recipe.json", recipe, data, resume=resume, free=free)
     use_byte_dropout(model)
     task = TranslationTask(model, tokenizer, train, validation, recipe)
     settings = recipe.optimiser()
@@ -325,7 +327,11 @@ def train_translation(
     checkpoints = trained.trainer.checkpoints
     if not checkpoints.regular:  # stopped before the first that was due
         return Trained(trained.model, run.out, trained.outcome, {}, [])
-    finished = choose(trained.model, trained.tokenizer, checkpoints, HeldOut(held_out.source, held_out.target))
+    most = trained.model.config.max_positions
+    lengths = [len(ids) for ids in trained.tokenizer.encode_batch(held_out.source)]
+    fitting = [i for i, length in enumerate(lengths) if length <= most]
+    measured = HeldOut([held_out.source[i] for i in fitting], [held_out.target[i] for i in fitting])
+    finished = choose(trained.model, trained.tokenizer, checkpoints, measured)
     bleu = finished.validation["raw"]
     about = {
         "description": f"{languages.source} to {languages.target}; knows the words of what it was trained on.",
@@ -339,15 +345,28 @@ def train_translation(
         languages=languages,
         pairs=len(train.source),
         steps=trained.outcome.progress.step,
-        held_out=len(held_out.source),
+        held_out=len(fitting),
         bleu=bleu,
     )
+    place = _saved(run.out / "model", trained, recipe, card, about)
+    return Trained(trained.model, place, trained.outcome, {**trained.outcome.progress.scores, "bleu": bleu.score}, [])
+
+
+def _saved(
+    place: Path, trained: TrainedTranslator, recipe: TranslationRecipe, card: str, about: dict[str, Any]
+) -> Path:
+    """The model's directory, written; one that went on from another keeps the other's licence and alignment."""
     if isinstance(trained.model, RecurrentTranslator):
         files = {"tokenizer.json": trained.tokenizer.to_json().encode(), "README.md": card.encode()}
-        place = baseline_of(trained.model, files=files, about=about).save(run.out / "model")
-    else:
-        place = save_model(run.out / "model", trained.model, trained.tokenizer, card=card, about=about)
-    return Trained(trained.model, place, trained.outcome, {**trained.outcome.progress.scores, "bleu": bleu.score}, [])
+        return baseline_of(trained.model, files=files, about=about).save(place)
+    licence = None
+    if recipe.model is not None:
+        base = load_model(recipe.model)
+        card += f"It went on from {base.directory.name}, whose licence holds for it, too.\n"
+        about = about | {name: base.about[name] for name in ("licence", "alignment") if name in base.about}
+        kept = base.directory / "LICENSE"
+        licence = kept.read_text(encoding="utf-8") if kept.is_file() else None
+    return save_model(place, trained.model, trained.tokenizer, card=card, about=about, licence=licence)
 
 
 def _model(out: Path, train: ParallelText, recipe: TranslationRecipe) -> tuple[AnyTranslator, TextTokenizer]:
