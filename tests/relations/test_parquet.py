@@ -230,10 +230,12 @@ def peak(layers: int, to: Path | None) -> int:
     """The most bytes that tensors and Arrow hold at the end of any layer, beyond those of the model."""
     layer = nn.TransformerEncoderLayer(16, 4, dim_feedforward=16, batch_first=True)
     model = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False).eval()
-    before, held = {id(t) for t in gc.get_objects() if type(t) is torch.Tensor}, [0]
+    gc.collect()
+    before = [t for t in gc.get_objects() if type(t) is torch.Tensor]  # kept, so that none of their ids is given again
+    known, held = {id(t) for t in before}, [0]
 
     def measure(*_: object) -> None:
-        tensors = [t for t in gc.get_objects() if type(t) is torch.Tensor and id(t) not in before]
+        tensors = [t for t in gc.get_objects() if type(t) is torch.Tensor and id(t) not in known]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
         held.append(sum(storages.values()) + pyarrow.total_allocated_bytes())
 
