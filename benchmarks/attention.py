@@ -8,13 +8,14 @@
     python benchmarks/attention.py --only decode         one part of the speed, about a minute
     python benchmarks/attention.py speed --shapes 1x12x512 causal   the shapes whose name contains one of the texts
     python benchmarks/attention.py --isa avx2            the native kernel and torch both held to AVX2
+    python benchmarks/attention.py speed --apart         the rows of a head between the others', as in models
     python benchmarks/attention.py --json FILE           also writes every figure to a file
 
 The sides of a comparison are
   attend and attend_observed, with `Watch(keep=False)`: every statistic, no copies of query and key (those are counted
   in the row "keep=True");
-  torch's scaled_dot_product_attention as its users call it: contiguous inputs, is_causal=True for causal masks,
-  enable_gqa=True for grouped heads, no mask for a single row;
+  torch's scaled_dot_product_attention as its users call it: contiguous inputs (but for --apart), is_causal=True for
+  causal masks, enable_gqa=True for grouped heads, no mask for a single row;
   softmax in the open: the matrix of weights, and from it the output, the eight largest weights of a row, what each key
   received, entropy, mean position, mean distance, logsumexp and the largest weight.
 All inputs are float32, random, and warm in the caches as far as they fit. In a decode shape one new row looks at all
@@ -84,6 +85,11 @@ def _parser() -> argparse.ArgumentParser:
         " program anew with ATEN_CPU_CAPABILITY, MKL_ENABLE_INSTRUCTIONS and ONEDNN_MAX_CPU_ISA set, which must be"
         " in the environment before torch is loaded",
     )
+    add(
+        "--apart",
+        action="store_true",
+        help="the rows of a head stand between those of the others: (B, L, H, D) in memory",
+    )
     add("--json", type=Path, metavar="FILE", help="write every figure to FILE")
     add("--length", type=int, help="elements, for memory; default 16,384, with --quick 4,096")
     add("--case", help=argparse.SUPPRESS)  # one memory measurement, in this process
@@ -119,7 +125,7 @@ def _run(arguments: argparse.Namespace, parts: list[str], chosen: list[shapes.Sh
             kept &= limits.accuracy(arguments.backend, accuracy)
         effort = timing.TINY if arguments.tiny else timing.QUICK if arguments.quick else timing.FULL
         speed = [part for part in parts if part in PARTS]
-        measure(Plan(chosen, speed, arguments.threads, effort, arguments.backend), results, say)
+        measure(Plan(chosen, speed, arguments.threads, effort, arguments.backend, arguments.apart), results, say)
     except KeyboardInterrupt:
         complete = False
         print("\ninterrupted; this is what there is")

@@ -126,9 +126,10 @@ def test_samples_batch_short_calls_and_long_calls_have_fewer_rounds():
     assert calls["short"] >= 50
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("shape", shapes.TINY, ids=lambda shape: shape.name)
-def test_softmax_in_the_open_finds_what_is_observed(shape: shapes.Shape):
-    case = cases.Case(shape, "fused")
+def test_softmax_in_the_open_finds_what_is_observed(shape: shapes.Shape, apart: bool):
+    case = cases.Case(shape, "fused", apart=apart)
     output, values, indices, largest, received, entropy, position, distance, logsumexp = case.in_the_open()
     torch.testing.assert_close(output, case.sdpa())
     torch.testing.assert_close(output, case.plain())

@@ -18,20 +18,26 @@ WATCH_KEEP = Watch(top=TOP, received=True, entropy=True, position=True, keep=Tru
 
 
 class Case:
-    """The inputs of a shape, contiguous (B, H, L, D), and what each side does with them.
+    """The inputs of a shape (B, H, L, D), and what each side does with them.
 
     Args:
         shape: sizes and mask.
         backend: of this project.
         grad: whether gradients must reach query, key and value.
+        apart: whether the rows of a head stand between those of the others, (B, L, H, D) in memory.
     """
 
-    def __init__(self, shape: Shape, backend: str, *, grad: bool = False) -> None:
+    def __init__(self, shape: Shape, backend: str, *, grad: bool = False, apart: bool = False) -> None:
         torch.manual_seed(0)
         self.shape, self.backend = shape, backend
-        self.query = torch.randn(shape.B, shape.Hq, shape.Lq, shape.D, requires_grad=grad)
-        self.key = torch.randn(shape.B, shape.Hkv, shape.Lk, shape.D, requires_grad=grad)
-        self.value = torch.randn(shape.B, shape.Hkv, shape.Lk, shape.D, requires_grad=grad)
+
+        def drawn(heads: int, rows: int) -> Tensor:
+            if apart:
+                return torch.randn(shape.B, rows, heads, shape.D).transpose(1, 2).requires_grad_(grad)
+            return torch.randn(shape.B, heads, rows, shape.D, requires_grad=grad)
+
+        self.query = drawn(shape.Hq, shape.Lq)
+        self.key, self.value = drawn(shape.Hkv, shape.Lk), drawn(shape.Hkv, shape.Lk)
         self.mask = Causal() if shape.causal else None
         i, j = torch.arange(shape.start, shape.Lk)[:, None], torch.arange(shape.Lk)
         self.later = j > i  # (Lq, Lk)
@@ -77,7 +83,7 @@ class Case:
         product, so that no key is repeated; the largest weight is read off the top.
         """
         shape = self.shape
-        rows = self.query.view(shape.B, shape.Hkv, -1, shape.D)  # (B, Hkv, G·Lq, D)
+        rows = self.query.reshape(shape.B, shape.Hkv, -1, shape.D)  # (B, Hkv, G·Lq, D)
         s = (rows @ self.key.transpose(-1, -2)).mul_(1 / math.sqrt(shape.D))
         s = s.view(shape.B, shape.Hq, shape.Lq, shape.Lk)
         if shape.causal and not shape.decode:

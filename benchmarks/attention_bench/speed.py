@@ -64,13 +64,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure: parts of PARTS, numbers of threads, for how long, on which backend."""
+    """What to measure: parts of PARTS, numbers of threads, for how long, on which backend, laid out how."""
 
     shapes: Sequence[Shape]
     parts: Sequence[str]
     threads: Sequence[int]
     effort: Effort
     backend: str
+    apart: bool = False  # see `Case`
 
 
 def measure(plan: Plan, results: dict[str, Result], say: Progress) -> None:
@@ -104,7 +105,7 @@ def _measure_shape(plan: Plan, result: Result, threads: int) -> None:
     shape, clock, times = result.shape, clock_for(threads), {}
     parts = _parts_of(shape, plan.parts)
     if parts != ["backward"]:
-        case = Case(shape, plan.backend)
+        case = Case(shape, plan.backend, apart=plan.apart)
         result.backends["forward"] = case.served_by()
         observed = shape.decode or "observed" in parts
         with torch.no_grad():
@@ -113,7 +114,7 @@ def _measure_shape(plan: Plan, result: Result, threads: int) -> None:
             sides = forward_sides(case, observed=observed)
             times |= interleaved(sides, _readings(shape, clock, threads), clock, plan.effort)
     if "backward" in parts:
-        case = Case(shape, plan.backend, grad=True)
+        case = Case(shape, plan.backend, grad=True, apart=plan.apart)
         result.backends["backward"] = case.served_by()
         times |= interleaved(backward_sides(case), {}, clock, plan.effort)
     result.times[threads] = times
