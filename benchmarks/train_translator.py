@@ -27,7 +27,8 @@ from regard.training.data import ParallelText, read_lines, read_parallel
 from regard.training.finish import Choices, Decoding, Finished, HeldOut, choose, decode, round_to_float16
 from regard.training.metrics import Bleu
 from regard.training.run import changed
-from regard.training.tasks.translate import TranslationRecipe, train_translator
+from regard.training.tasks.translate import train_translator
+from regard.training.tasks.translation_recipe import TranslationRecipe
 from regard.training.workers import WorkerError
 
 RECIPE = TranslationRecipe(

@@ -32,7 +32,8 @@ from train_translator import RECIPE, held_out_text, training_text
 from regard.training.data import ParallelText
 from regard.training.finish import Choices, HeldOut, choose, decode
 from regard.training.run import changed
-from regard.training.tasks.translate import TrainedTranslator, TranslationRecipe, train_translator
+from regard.training.tasks.translate import TrainedTranslator, train_translator
+from regard.training.tasks.translation_recipe import TranslationRecipe
 
 SIDES = ("transformer", "lstm")
 RECIPES = {

@@ -32,7 +32,8 @@ from regard.training.data import ParallelText
 from regard.training.run import Run
 from regard.training.tasks.classify_text import ClassifyTextRecipe, train_text_classifier
 from regard.training.tasks.language_model import WIDTHS, LanguageModelRecipe, train_language_model
-from regard.training.tasks.translate import TranslationRecipe, train_translation
+from regard.training.tasks.translate import train_translation
+from regard.training.tasks.translation_recipe import TranslationRecipe
 from tests.training.lines import killed_at_random
 
 CELLS: tuple[Cell, ...] = ("rnn", "lstm", "gru")

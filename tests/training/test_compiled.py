@@ -11,7 +11,7 @@ from regard.training import TrainingError
 from regard.training.compiled import CompiledBlocks
 from regard.training.run import Run
 from regard.training.tasks.classify_image import ClassifyImageTask, train_image_classifier
-from regard.training.tasks.translate import TranslationRecipe
+from regard.training.tasks.translation_recipe import TranslationRecipe
 from regard.training.workers import Gradients, Shard
 from tests.training import test_translate as translation
 from tests.training.lines import Lines

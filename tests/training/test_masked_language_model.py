@@ -72,8 +72,9 @@ def _check_masking(found: Checkpoint, ids: torch.Tensor) -> None:
 
 def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
+    with pytest.raises(ValueError, match="masked is 0; it may be more than 0"):
+        replace(SMALL, masked=0)
     for recipe, words in (
-        (replace(SMALL, masked=0), "masked is 0; it may be more than 0"),
         (replace(SMALL, context=3), "context is 3; it may be 4 or more"),
         (replace(SMALL, model="translate-en-de"), "it may be one that fills gaps"),
         (replace(SMALL, context=5000), "a context of 4998 needs"),

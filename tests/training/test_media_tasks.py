@@ -176,7 +176,7 @@ def test_division_takes_a_part_of_every_class() -> None:
         (lambda: ClassifyImageRecipe(batch_size=0), "batch_size is 0"),
         (lambda: ClassifyImageRecipe(validation_fraction=1.0), "validation_fraction is 1.0"),
         (lambda: ClassifyAudioRecipe(mixup=-1.0), "mixup is -1.0"),
-        (lambda: image_task(replace(IMAGES, erase=2.0)), "augmentation cannot be: p is 2.0"),
+        (lambda: image_task(replace(IMAGES, erase=2.0)), "erase is 2.0; it may be from 0 to 1"),
         (lambda: audio_task(replace(SOUNDS, speed=0.5)), "augmentation cannot be: most is 0.5"),
     ],
 )

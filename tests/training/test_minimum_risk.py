@@ -19,7 +19,8 @@ from regard.training import DivergedError, TrainingError
 from regard.training.data import ParallelText, Ragged, SpecialTokens, TranslationBatch, TranslationBatches
 from regard.training.minimum_risk import draw_translations, risk, sentence_bleu
 from regard.training.run import Run
-from regard.training.tasks.translate import TranslationRecipe, train_translation, train_translator
+from regard.training.tasks.translate import train_translation, train_translator
+from regard.training.tasks.translation_recipe import TranslationRecipe
 from tests.training.test_translate import RECIPE, losses, text
 
 WORDS = ["Hund", "Katze", "rennt", "ein", "eine", "alt", "und"]
@@ -147,6 +148,20 @@ def test_refuses(settings: dict[str, Any], message: str) -> None:
         TranslationRecipe(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "there", "d_model": 256}, "d_model is 256; it may be 128 with model 'there', which has its own"),
+        ({"model": "there", "family": "lstm"}, "family is 'lstm'; it may be \"transformer\" with model 'there'"),
+        ({"samples": 2, "r_drop": 5.0}, "r_drop is 5.0; it may be 0.0 with samples, whose risk knows no such thing"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train_translator(text(30), text(5), TranslationRecipe(**settings), out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_weights_that_are_no_numbers_stop_the_training() -> None:
     model, tokenizer, batch = small()
     with torch.no_grad():
@@ -156,7 +171,7 @@ def test_weights_that_are_no_numbers_stop_the_training() -> None:
 
 
 def test_what_cannot_be_gone_on_from_leaves_no_record(tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, model=str(tmp_path / "nowhere"))
+    recipe = TranslationRecipe(model=str(tmp_path / "nowhere"))
     with pytest.raises(ModelError, match="not a directory"):
         train_translator(text(30), text(5), recipe, out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "recipe.json").exists()
@@ -168,7 +183,7 @@ def test_one_that_went_on_keeps_licence_and_alignment_and_outlives_long_sentence
     )
     about = {"licence": "CC BY-SA", "alignment": {"layer": 0, "shifted": False}}
     base = save_model(tmp_path / "base", first.model, first.tokenizer, card="# A", licence="Share.", about=about)
-    recipe = dataclasses.replace(RECIPE, model=str(base), steps=2, warmup=1, checkpoint_every=1)
+    recipe = TranslationRecipe(model=str(base), batch_tokens=512, steps=2, warmup=1, checkpoint_every=1)
     held_out = text(5)
     long = ParallelText([*held_out.source, "dog " * 400], [*held_out.target, "Hund"], 0)
     with pytest.warns(UserWarning, match="left out"):

@@ -11,7 +11,8 @@ from regard.models import load_model, save_model
 from regard.models.translator import Translator
 from regard.training.data import ParallelText
 from regard.training.finish import Choices, HeldOut, choose, decode, round_to_float16
-from regard.training.tasks.translate import TrainedTranslator, TranslationRecipe, train_translator
+from regard.training.tasks.translate import TrainedTranslator, train_translator
+from regard.training.tasks.translation_recipe import TranslationRecipe
 
 WORDS = {"red": "rot", "blue": "blau", "dog": "Hund", "house": "Haus", "runs": "rennt", "old": "alt"}
 RECIPE = TranslationRecipe(

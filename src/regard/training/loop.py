@@ -31,6 +31,7 @@ from regard.training.checkpoint import Checkpoints, Progress, load_checkpoint
 from regard.training.display import display
 from regard.training.errors import DivergedError, StorageError, TrainingError
 from regard.training.optimiser import Schedule
+from regard.training.ranges import check_ranges
 from regard.training.records import Records
 from regard.training.watching import watch_attention
 from regard.training.workers import Gradients, Precision, Shard
@@ -66,18 +67,10 @@ class TrainerConfig:
         return step % self.checkpoint_every == 0 or step == self.steps
 
     def __post_init__(self) -> None:
-        for name in ("steps", "validate_every", "checkpoint_every", "keep", "shards"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"{name} is {getattr(self, name)}; it may be 1 or more")
-        if self.patience is not None and self.patience < 1:
-            raise TrainingError(f"patience is {self.patience}; it may be 1 or more, or None")
-        if self.watch_every < 0:
-            raise TrainingError(f"watch_every is {self.watch_every}; it may be 0 or more")
+        check_ranges(self)
         if self.precision not in get_args(Precision):
             known = ", ".join(map(repr, get_args(Precision)))
             raise TrainingError(f"precision is {self.precision!r}; it may be {known}")
-        if self.clip is not None and self.clip <= 0:
-            raise TrainingError(f"clip is {self.clip}; it may be more than 0, or None")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from regard.training.checkpoint import load_weights
 from regard.training.errors import StorageError, TrainingError
 from regard.training.loop import Outcome, Task, Trainer, TrainerConfig
 from regard.training.optimiser import OptimiserConfig, ScheduleName, build_optimiser, build_schedule
+from regard.training.ranges import check_ranges
 from regard.training.workers import Precision
 
 MAY_CHANGE = frozenset({"validate_every", "checkpoint_every", "keep", "watch_every"})
@@ -59,6 +60,9 @@ class Recipe:
     keep: int = 2  # checkpoints, the best besides
     watch_every: int = 200  # steps between two looks at attention; 0: none
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def optimiser_config(self) -> OptimiserConfig:
         """The optimiser's part."""
@@ -267,11 +271,26 @@ def only_of_transformers(recipe: Any, *names: str) -> None:
     Raises:
         TrainingError: if one of them is set and the family is none of Transformers.
     """
+    if recipe.family != "transformer":
+        as_they_are(recipe, names, f"family {recipe.family!r}")
+
+
+def as_they_are(recipe: Any, names: Collection[str], beside: str) -> None:
+    """Refuse settings that would be ignored.
+
+    Args:
+        recipe: of the task.
+        names: of fields that must be as they are unless given.
+        beside: what it is that they have no meaning with.
+
+    Raises:
+        TrainingError: if one of them is set.
+    """
     defaults = type(recipe)()
     for name in names:
-        if recipe.family != "transformer" and getattr(recipe, name) != getattr(defaults, name):
+        if getattr(recipe, name) != getattr(defaults, name):
             usual = json.dumps(getattr(defaults, name))
-            raise TrainingError(f"{name} is {getattr(recipe, name)!r}; it may be {usual} with family {recipe.family!r}")
+            raise TrainingError(f"{name} is {getattr(recipe, name)!r}; it may be {usual} with {beside}")
 
 
 def learnt_files(directory: Path, make: Callable[[], Mapping[str, bytes]]) -> dict[str, bytes]:

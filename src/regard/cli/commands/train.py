@@ -211,7 +211,8 @@ def translate(
     from regard.training import TrainingError
     from regard.training.data import ParallelText, read_parallel, read_table
     from regard.training.tables import Skipped
-    from regard.training.tasks.translate import Languages, TranslationRecipe, train_translation
+    from regard.training.tasks.translate import Languages, train_translation
+    from regard.training.tasks.translation_recipe import TranslationRecipe
 
     def pairs(paths: list[Path]) -> ParallelText:
         if len(paths) == 2:

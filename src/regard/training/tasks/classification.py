@@ -40,16 +40,6 @@ class ClassificationRecipe(SizedRecipe):
     weight_decay: float = 0.05
     steps: int = 2000
 
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise TrainingError(f"batch_size is {self.batch_size}; it may be 1 or more")
-        if not 0 < self.validation_fraction < 1:
-            raise TrainingError(
-                f"validation_fraction is {self.validation_fraction}; it may be more than 0 and less than 1"
-            )
-        if self.mixup < 0:
-            raise TrainingError(f"mixup is {self.mixup}; it may be 0 or more")
-
 
 class Inputs(Protocol[InputsT]):
     """Inputs that are asked for a batch at a time: an array in memory, or what reads a file."""

@@ -229,10 +229,6 @@ def train_text_classifier(
             run; see also `Trainer.run`.
         ModelError: if the model to be fine-tuned cannot be read, or is no encoder of text.
     """
-    if not 0 < recipe.validation_fraction < 1:
-        raise TrainingError(
-            f"validation_fraction is {recipe.validation_fraction}; it may be more than 0 and less than 1"
-        )
     if not 8 <= recipe.max_pieces <= recipe.batch_pieces:
         raise TrainingError(
             f"max_pieces is {recipe.max_pieces}; it may be from 8 to batch_pieces, {recipe.batch_pieces}"

@@ -134,8 +134,6 @@ def train_masked_language_model(
             `Trainer.run`.
         ModelError: if the model to be fine-tuned cannot be read.
     """
-    if not 0 < recipe.masked < 1:
-        raise TrainingError(f"masked is {recipe.masked}; it may be more than 0 and less than 1")
     if recipe.context < 4:
         raise TrainingError(f"context is {recipe.context}; it may be 4 or more")
     return train_on_texts(

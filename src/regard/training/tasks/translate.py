@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from torch import Tensor
 from regard.files import write_atomically
 from regard.inputs.text import TextTokenizer
 from regard.models import load_model, save_model
-from regard.models.translator import Translator, TranslatorConfig
-from regard.training.baselines import RecurrentTranslator, RecurrentTranslatorConfig
+from regard.models.translator import Translator
+from regard.training.baselines import RecurrentTranslator
 from regard.training.baselines.saved import baseline_of
 from regard.training.data import (
     Ints,
@@ -38,85 +38,13 @@ from regard.training.data import (
 from regard.training.dropout import use_byte_dropout
 from regard.training.errors import TrainingError
 from regard.training.finish import AnyTranslator, HeldOut, choose
-from regard.training.loop import Outcome, Trainer, TrainerConfig
+from regard.training.loop import Outcome, Trainer
 from regard.training.loss import linear_cross_entropy
 from regard.training.minimum_risk import risk
-from regard.training.optimiser import OptimiserConfig, build_optimiser, build_schedule
-from regard.training.run import MAY_CHANGE, Run, Trained, agree, common, only_of_transformers
+from regard.training.optimiser import build_optimiser, build_schedule
+from regard.training.run import MAY_CHANGE, Run, Trained, agree
 from regard.training.subwords import SubwordSampler
-from regard.training.workers import Precision
-
-
-@dataclass(frozen=True)
-class TranslationRecipe:
-    """How a translator is built and trained; the defaults are for some thirty thousand short pairs on a CPU.
-
-    One that goes on from a model has its vocabulary and its sizes.
-    """
-
-    model: str | None = None  # a saved translator whose training goes on; None is a new model
-    samples: int = 0  # drawn translations of each source; with 2 or more, BLEU's risk is lowered: see minimum_risk.py
-    temperature: float = 0.7  # that these are drawn with
-    family: Literal["transformer", "lstm"] = "transformer"  # lstm: a recurrent translator with attention, the baseline
-    vocab_size: int = 6000  # pieces of the joint vocabulary
-    bpe_dropout: float = 0.0  # probability of leaving out a merge of the training text, another draw every epoch
-    d_model: int = 128  # width of every position
-    heads: int = 4  # attention heads
-    encoder_layers: int = 4
-    decoder_layers: int = 4
-    feed_forward: int = 256  # hidden width of the feed-forward networks
-    dropout: float = 0.3  # of embeddings and sublayers' outputs
-    attention_dropout: float = 0.0  # of attention weights
-    activation_dropout: float = 0.0  # of the feed-forward networks' hidden units
-    norm_first: bool = True  # pre-norm; false is post-norm
-    positions: Literal["sinusoidal", "rotary"] = "sinusoidal"
-    label_smoothing: float = 0.1  # part of the target spread over the vocabulary
-    r_drop: float = 0.0  # R-Drop's α (arXiv 2106.14448); above 0 every batch is passed twice
-    r_drop_epoch: int = 0  # R-Drop begins with this epoch: from the start it holds a model at guessing word counts
-    batch_tokens: int = 4096  # padded tokens a step, at most, on either side
-    shards: int = 2  # batches a step is divided into; so many processes can work on it
-    steps: int = 10_000  # updates in all
-    peak_learning_rate: float = 0.005  # at the end of the warm-up
-    warmup: int = 2000  # steps
-    schedule: Literal["inverse-sqrt", "cosine"] = "inverse-sqrt"
-    final_fraction: float = 0.0  # cosine only: last learning rate as a part of the peak
-    weight_decay: float = 0.0  # decoupled, on matrices only
-    clip: float | None = 1.0  # longest gradient; None leaves it as it is
-    precision: Precision = "float32"  # of matrix products in training; bfloat16 has fewer digits
-    compile: bool = False  # Transformer blocks, with torch.compile; needs a C++ compiler
-    validate_every: int = 500  # steps
-    checkpoint_every: int = 500  # steps
-    keep: int = 20  # checkpoints kept for averaging, the best besides
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        if self.samples == 1 or self.samples < 0:
-            raise TrainingError(f"samples is {self.samples}; it may be 2 or more, or 0")
-        if not 0.01 <= self.temperature <= 100:
-            raise TrainingError(f"temperature is {self.temperature}; it may be from 0.01 to 100")
-
-    def translator(self, tokenizer: TextTokenizer) -> TranslatorConfig:
-        """The model's part."""
-        names = {field.name for field in dataclasses.fields(TranslatorConfig)} - {"vocab_size"}
-        shared = {name: value for name, value in asdict(self).items() if name in names}
-        special = {"pad": tokenizer.pad, "bos": tokenizer.bos, "eos": tokenizer.eos}
-        return TranslatorConfig(vocab_size=tokenizer.vocab_size, **special, **shared)
-
-    def build(self, tokenizer: TextTokenizer) -> AnyTranslator:
-        """A new translator."""
-        if self.family == "transformer":
-            return Translator(self.translator(tokenizer))
-        sizes = {**common(RecurrentTranslatorConfig, self), "vocab_size": tokenizer.vocab_size}
-        special = {"pad": tokenizer.pad, "bos": tokenizer.bos, "eos": tokenizer.eos}
-        return RecurrentTranslator(RecurrentTranslatorConfig(**sizes, **special))
-
-    def optimiser(self) -> OptimiserConfig:
-        """The optimiser's part."""
-        return OptimiserConfig(**common(OptimiserConfig, self))
-
-    def trainer(self, *, workers: int, progress: bool) -> TrainerConfig:
-        """The loop's part."""
-        return TrainerConfig(workers=workers, progress=progress, **common(TrainerConfig, self))
+from regard.training.tasks.translation_recipe import TranslationRecipe
 
 
 class TranslationTask:
@@ -254,9 +182,7 @@ def train_translator(
             file of it is damaged, or no pair is short enough for the model.
         DivergedError: if loss or gradient is not finite.
     """
-    only_of_transformers(
-        recipe, "heads", "feed_forward", "attention_dropout", "activation_dropout", "norm_first", "positions"
-    )
+    recipe.check()
     out.mkdir(parents=True, exist_ok=True)
     data = {"training": fingerprint(train), "validation": fingerprint(validation)}
     free = MAY_CHANGE if recipe.schedule == "cosine" else MAY_CHANGE | {"steps"}
