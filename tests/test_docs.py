@@ -86,9 +86,9 @@ def test_the_walk_through_training_works(tmp_path: Path, run: Run, monkeypatch: 
             assert done.returncode == 0, (line, done.stderr)
             commands += 1
     assert commands >= 12
-    for page in ("circle.html", "rising.html"):
+    for page in ("circle.html", "rising.html", "pairs.html"):
         assert "<html" in (tmp_path / page).read_text(encoding="utf-8")
-    for name in ("writer", "reviews", "shapes", "tones", "tuned", "library"):
+    for name in ("writer", "reviews", "shapes", "tones", "tuned", "library", "pairs", "risk"):
         assert {"README.md", "config.json", "model.safetensors"} <= {
             p.name for p in Path("runs", name, "model").iterdir()
         }

@@ -9,6 +9,7 @@ import torch
 
 from regard.models import load_model, save_model
 from regard.models.translator import Translator
+from regard.training import TrainingError
 from regard.training.data import ParallelText
 from regard.training.finish import Choices, HeldOut, choose, decode, round_to_float16
 from regard.training.tasks.translate import TrainedTranslator, train_translator
@@ -52,6 +53,13 @@ def losses(out: Path) -> list[tuple[int, float]]:
 
 def train(out: Path, recipe: TranslationRecipe, **settings: bool | int) -> TrainedTranslator:
     return train_translator(text(300), text(20), recipe, out=out, progress=False, **settings)
+
+
+def test_a_vocabulary_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError, match="vocab_size is 150: the special pieces and the 256 bytes need at least 260"
+    ):
+        train(tmp_path / "run", dataclasses.replace(RECIPE, vocab_size=150))
 
 
 def test_from_text_to_a_saved_model(tmp_path: Path) -> None:

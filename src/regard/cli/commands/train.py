@@ -206,7 +206,7 @@ def translate(
     - `regard train translate train.en train.de --model runs/en-de/model --out runs/lower-risk
       --set samples=8 --set dropout=0 --set batch_tokens=1024 --set schedule=cosine --set peak_learning_rate=1e-4
       --set warmup=20 --steps 1200`
-    - `regard translate -m runs/en-de/model "A dog runs."`
+    - `regard translate -m runs/en-de/model letter.en`
     """
     from regard.training import TrainingError
     from regard.training.data import ParallelText, read_parallel, read_table

@@ -316,6 +316,9 @@ def _tokenizer(path: Path, train: ParallelText, recipe: TranslationRecipe) -> Te
             return TextTokenizer.from_json(path)
         except ValueError as error:
             raise TrainingError(f"{path} is damaged: {error}") from error
-    tokenizer = TextTokenizer.train_bpe([*train.source, *train.target], recipe.vocab_size)
+    try:
+        tokenizer = TextTokenizer.train_bpe([*train.source, *train.target], recipe.vocab_size)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
     write_atomically(path, tokenizer.to_json().encode())
     return tokenizer
