@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from regard import pipeline
 from regard.inputs.tokenizer import Tokenizer
 from regard.inputs.tokenizer.learn import learn_word_pieces
 from regard.models.bert import BertConfig
@@ -76,6 +78,14 @@ def test_the_larger_run_goes_on_where_it_stopped(shakespeare: Path, tmp_path: Pa
     assert "step 4 of 4" in done.stdout and "sliding" in done.stdout
     assert (tmp_path / "out" / "run" / "model" / "model.safetensors").is_file()
     assert run("tiny_shakespeare.py", *arguments).stdout == done.stdout
+    place = tmp_path / "shakespeare"
+    embedded = run("tiny_shakespeare.py", "--data", shakespeare, "--out", tmp_path / "out", "--embed", place)
+    assert embedded.returncode == 0, embedded.stderr
+    assert "4 steps of 4 windows of 16 characters" in (place / "README.md").read_text()
+    kept = json.loads(re.findall(r"own windows ([\d.]+)", done.stdout)[0])
+    scores = json.loads((place / "config.json").read_text())["scores"]
+    assert [*scores.values()] == [pytest.approx(kept, abs=2e-3)]
+    assert len(pipeline(place, "generate")("the ", max_new_tokens=5).text) == 5
 
 
 @pytest.mark.slow
@@ -99,6 +109,12 @@ def test_sentences_are_classified_by_all(tmp_path: Path) -> None:
     for side, found in results.items():
         assert found["accuracy"] == found["right"] / 20 and found["steps"] >= 2, side
         assert found["cpu_seconds"] < 5
+    done = run("sentiment.py", *base, *settings, "--embed", tmp_path / "film-reviews")
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "film-reviews" / "README.md").read_text()
+    assert "of the 20 sentences of dev" in card and f"**Training** {results['transformer 1']['steps']} steps" in card
+    classify = pipeline(tmp_path / "film-reviews")
+    assert {label.name for label in classify("a lovely film").labels} == {"negative", "positive"}
     files = learn_word_pieces(iter(["a lovely film", "a dull film"] * 9), 100, lowercase=True)
     (tmp_path / "pieces").mkdir()
     for file, content in files.items():

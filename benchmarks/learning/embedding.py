@@ -11,7 +11,7 @@ import torch
 from regard.files import write_atomically
 from regard.models.checkpoint import Checkpoint
 
-MOST = 8 * 10**6
+MOST = 12 * 10**6
 """Bytes that the weights of an embedded model may have."""
 
 

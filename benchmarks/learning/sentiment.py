@@ -2,12 +2,14 @@
 
     python benchmarks/learning/sentiment.py --data DIR --out RUN                         from scratch, three seeds
     python benchmarks/learning/sentiment.py --data DIR --out RUN --model CHECKPOINT      and fine-tuned, three seeds
+    python benchmarks/learning/sentiment.py --data DIR --out RUN --embed                 the Transformer, to the package
 
 The 6,920 sentences of `train.tsv` are learnt from, the 872 of `dev.tsv` are measured on, all of them, with the weights
 of the last step: nothing is chosen by them while a model learns. From scratch all have the same word pieces (learnt
 from the training sentences), the same batches and, to 15 %, the same number of parameters, which the table states.
 Every process has one thread, and the budget is the process's CPU time: how many steps fit into it is measured before
 each run, with a model that is then thrown away. The fine-tuned model has no rival; it takes the steps of its recipe.
+--embed trains the Transformer of the first seed once more, for as many steps.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import Results, fit, one_thread, spread, table, wilson
+from embedding import embed
 from torch import nn
 
 from regard.files import write_atomically
@@ -71,6 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--sides", nargs="*", default=[*SIDES], choices=SIDES)
     parser.add_argument("--seconds", type=float, default=60.0, help="CPU seconds that each learns, from scratch")
+    parser.add_argument("--embed", nargs="?", type=Path, const=True, help="write the model into the package, or to DIR")
     parser.add_argument("--model", type=Path, help="checkpoint of an encoder that is fine-tuned as well")
     for side in (*SIDES, "tuned"):
         parser.add_argument(f"--set-{side}", action="append", default=[], metavar="NAME=VALUE", help="of its recipe")
@@ -102,6 +106,13 @@ def _compare(arguments: argparse.Namespace) -> None:
         make = lambda: to_classifier(found, LABELS).model  # noqa: E731
         return _learnt(make, found.tokenizer, texts, dataclasses.replace(tuned, seed=seed), None)
 
+    if arguments.embed:
+        found = results.found.get(f"transformer {arguments.seeds[0]}")
+        if found is None:
+            raise ValueError(f"{arguments.out} has no result of the Transformer yet: measure it first")
+        recipe = dataclasses.replace(recipes["transformer"], seed=arguments.seeds[0], steps=found["steps"])
+        print(_embed(recipe, arguments.out / "tokenizer", texts, None if arguments.embed is True else arguments.embed))
+        return
     for seed in arguments.seeds:
         for side in arguments.sides:
             results.get(f"{side} {seed}", lambda side=side, seed=seed: scratch(side, seed))
@@ -151,6 +162,19 @@ def _learnt(
     seconds: float | None,
 ) -> dict[str, Any]:
     """Train, and measure on all sentences of dev."""
+    return _trained(make, tokenizer, texts, recipe, seconds)[1]
+
+
+def _trained(
+    make: Callable[[], nn.Module],
+    tokenizer: Tokenizer,
+    texts: dict[str, tuple[list[str], list[int]]],
+    recipe: ClassifyTextRecipe,
+    seconds: float | None,
+    *,
+    half: bool = False,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model and what is measured of it; with `half` after its weights were rounded to float16."""
     parts = {name: _examples(tokenizer, *texts[name], recipe.max_pieces) for name in texts}
     everything = np.arange(len(parts["train"]))
 
@@ -161,8 +185,10 @@ def _learnt(
     fitted = fit(make, task, recipe, seconds=seconds)
     model, progress = fitted.model.eval(), fitted.progress
     with torch.no_grad():
+        for tensor in model.state_dict().values() if half else ():
+            tensor.copy_(tensor.to(torch.float16) if tensor.is_floating_point() else tensor)
         scores = task(model, recipe, parts["dev"]).validate()
-    return {
+    return model, {
         "parameters": sum(p.numel() for p in model.parameters()),
         "cpu_seconds": round(progress.cpu_seconds, 1),
         "steps": progress.step,
@@ -170,6 +196,64 @@ def _learnt(
         "right": round(scores["accuracy"] * len(parts["dev"])),
         **{name: round(score, 4) for name, score in scores.items()},
     }
+
+
+def _embed(
+    recipe: ClassifyTextRecipe,
+    pieces: Path,
+    texts: dict[str, tuple[list[str], list[int]]],
+    place: Path | None,
+) -> Path:
+    """Train the Transformer, and write it as an embedded model, with the tokenizer of a directory."""
+    files = {path.name: path.read_bytes() for path in sorted(pieces.iterdir())}
+    tokenizer = Tokenizer.from_directory(pieces)
+    checkpoint = new_checkpoint("bert", recipe.bert(tokenizer.vocab_size, LABELS), files=files)
+    model, found = _trained(lambda: _new(recipe, tokenizer), tokenizer, texts, recipe, None, half=True)
+    checkpoint.model.load_state_dict(model.state_dict())
+    sentences = {name: len(of_part) for name, (of_part, _) in texts.items()}
+    low, high = wilson(found["right"], sentences["dev"])
+    about = {
+        "task": "classification of texts",
+        "description": DESCRIPTION,
+        "limits": LIMITS,
+        "scores": {"SST-2 dev, accuracy": found["accuracy"]},
+        "licence": LICENCE_NAME,
+    }
+    card = CARD.format(
+        description=DESCRIPTION, limits=LIMITS, licence=LICENCE_NAME, low=100 * low, high=100 * high,
+        accuracy=100 * found["accuracy"], **sentences, **{n: found[n] for n in ("parameters", "steps", "cpu_seconds")},
+    )  # fmt: skip
+    return embed(checkpoint, "film-reviews", about, card=card, licence=LICENCE, place=place)
+
+
+DESCRIPTION = "Whether a sentence of a film review, in English, is for the film or against it: positive or negative."
+LIMITS = (
+    "It learnt from 6,920 sentences about films alone: irony, other subjects and other languages are beyond it, and it"
+    " has no answer for what is neither."
+)
+LICENCE_NAME = "none is stated for its training data (SST-2, Socher et al. 2013): for research; cite the paper"
+LICENCE = """\
+The weights in this directory were trained on SST-2 (Socher et al., "Recursive Deep Models for Semantic Compositionality
+Over a Sentiment Treebank", 2013), in the form of https://github.com/clairett/pytorch-sentiment-classification. Neither
+states a licence; its sentences are from film reviews, which belong to their writers. No licence beyond what the data
+permit can therefore be given for these weights: use them for research, and cite the paper. The program around them is
+under the Apache License 2.0.
+"""
+CARD = """\
+# film-reviews
+
+{description}
+
+- **Trained on** the {train:,} whole sentences of SST-2, from scratch.
+- **Licence of the weights**: {licence}; see LICENSE in this directory.
+- **Size** {parameters:,} parameters in float16; a BERT of two layers, its word pieces learnt from the same sentences.
+- **Training** {steps:,} steps, {cpu_seconds:.0f} CPU seconds on one core.
+- **Accuracy** {accuracy:.1f} % of the {dev:,} sentences of dev (95 % interval {low:.1f} to {high:.1f}), in float16. A
+  large language model that is fine-tuned gets 95 and more: this one is small enough to be looked into.
+- **Limits** {limits}
+
+Made by `python benchmarks/learning/sentiment.py`, then `--embed`.
+"""
 
 
 def _examples(tokenizer: Tokenizer, sentences: list[str], labels: list[int], most: int) -> Examples:

@@ -3,6 +3,7 @@
     python benchmarks/learning/tiny_shakespeare.py --data DIR --out RUN            the comparison, three seeds
     python benchmarks/learning/tiny_shakespeare.py --data DIR --out RUN --search   the tuning that came before it
     python benchmarks/learning/tiny_shakespeare.py --data DIR --out RUN --large    the larger run; again to resume
+    python benchmarks/learning/tiny_shakespeare.py --data DIR --out RUN --embed    its model, into the package
 
 The rival (nanogpt.py) is trained as published, 2000 steps, unchanged; the CPU seconds of its steps are the budget of
 the others. How many steps of theirs fit into it is measured before each run, with a model that is then thrown away,
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,12 +30,15 @@ import numpy as np
 import torch
 from characters import CharacterConfig, CharacterDecoder
 from common import Results, fit, one_thread, spread, table
+from embedding import embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regard.models import Checkpoint, load
 from regard.training.baselines import RecurrentLanguageModel
-from regard.training.run import Run, changed
+from regard.training.run import Run, changed, recorded
 from regard.training.tasks.language_model import LanguageModelRecipe, LanguageModelTask, train_language_model
+from regard.training.tokens import read_ids
 
 WINDOW = 64  # the rival's context, in which all are validated
 SIDES = ("nanogpt", "regard", "lstm")
@@ -87,7 +92,9 @@ def main() -> int:
     one_thread()
     text = (arguments.data / "input.txt").read_text(encoding="utf-8")[: arguments.characters]
     try:
-        if arguments.large:
+        if arguments.embed:
+            print(_embed(arguments))
+        elif arguments.large:
             _large(text, arguments)
         elif arguments.search:
             _search(text, arguments)
@@ -111,6 +118,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--set-large", action="append", default=[], metavar="NAME=VALUE", help="of the larger run's")
     parser.add_argument("--characters", type=int, help="use only the first so many: a trial run")
     parser.add_argument("--large", action="store_true", help="the larger run instead, begun or resumed")
+    parser.add_argument("--embed", nargs="?", type=Path, const=True, help="write the model into the package, or to DIR")
     parser.add_argument("--search", action="store_true", help="the tuning of ours and of the LSTM instead")
     parser.add_argument("--search-seconds", type=float, default=50.0, help="CPU seconds a try")
     return parser.parse_args()
@@ -292,11 +300,74 @@ def _large(text: str, arguments: argparse.Namespace) -> None:
     progress = trained.outcome.progress
     print(f"step {progress.step:,} of {recipe.steps:,}, {progress.cpu_seconds / 3600:.2f} CPU hours, {trained.scores}")
     if trained.outcome.finished:
-        from regard.training.tokens import read_ids
-
         ids = np.asarray(read_ids(arguments.out / "run" / "data" / "validation.bin"))
         sliding = window_loss(trained.model, ids, recipe.context, recipe.context // 2, batch=8)
         print(f"{trained.directory}: own windows {trained.scores['loss']:.4f}, sliding {sliding:.4f}")
+
+
+def _embed(arguments: argparse.Namespace) -> Path:
+    """Write what the larger run kept as an embedded model, measured with the weights that are in the file."""
+    run = arguments.out / "run"
+    checkpoint = load(run / "model")
+    recipe = recorded(LanguageModelRecipe, run)
+    if not isinstance(checkpoint, Checkpoint) or recipe is None:
+        raise ValueError(f"{arguments.out} holds no larger run that is done")
+    model = checkpoint.model.eval()
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.copy_(tensor.to(torch.float16))
+    ids = np.asarray(read_ids(run / "data" / "validation.bin"))
+    context = recipe.context
+    losses = (
+        window_loss(model, ids, context, context, batch=8),
+        window_loss(model, ids, context, context // 2, batch=8),
+    )
+    seconds, step = _effort(run)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    card = CARD.format(
+        description=DESCRIPTION, limits=LIMITS, parameters=parameters, context=context, steps=step, losses=losses,
+        hours=seconds / 3600, batch=recipe.batch_size,
+    )  # fmt: skip
+    about = {
+        "task": "language model",
+        "description": DESCRIPTION,
+        "limits": LIMITS,
+        "scores": {f"validation, nats a character, windows of {context}": round(losses[0], 3)},
+        "licence": "public domain, as its training data (the plays of Shakespeare)",
+    }
+    target = None if arguments.embed is True else arguments.embed
+    return embed(checkpoint, "shakespeare", about, card=card, licence=LICENCE, place=target)
+
+
+def _effort(run: Path) -> tuple[float, int]:
+    """CPU seconds and steps of a run."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    last = [record for record in records if "cpu_seconds" in record][-1]
+    return last["cpu_seconds"], last["step"]
+
+
+DESCRIPTION = "Goes on from a few words in the manner of Shakespeare's plays, character by character."
+LIMITS = "It has read a megabyte of plays and nothing else: it knows their sound and spelling, and no facts."
+LICENCE = """\
+The weights in this directory were trained on plays of William Shakespeare, which are in the public domain (the text as
+put together in https://github.com/karpathy/char-rnn). To the extent possible under law, whoever made the weights waives
+all rights to them (CC0 1.0). The program around them is under the Apache License 2.0.
+"""
+CARD = """\
+# shakespeare
+
+{description}
+
+- **Trained on** Tiny Shakespeare, the first 90 % of 1,115,394 characters.
+- **Licence of the weights**: CC0 1.0; see LICENSE in this directory.
+- **Size** {parameters:,} parameters in float16; a Llama whose pieces are the 65 characters of its text.
+- **Training** {steps:,} steps of {batch} windows of {context} characters, {hours:.2f} CPU hours on one core.
+- **Loss** on the last 10 % of the text, all of it, in nats a character, in float16: {losses[0]:.3f} in windows of
+  {context} that do not overlap, {losses[1]:.3f} where every character has half a window or more before it.
+- **Limits** {limits}
+
+Made by `python benchmarks/learning/tiny_shakespeare.py --large`, then `--embed`.
+"""
 
 
 if __name__ == "__main__":
