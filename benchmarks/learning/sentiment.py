@@ -233,6 +233,9 @@ LIMITS = (
 )
 LICENCE_NAME = "none is stated for its training data (SST-2, Socher et al. 2013): for research; cite the paper"
 LICENCE = """\
+Licence of the weights in this directory
+========================================
+
 The weights in this directory were trained on SST-2 (Socher et al., "Recursive Deep Models for Semantic Compositionality
 Over a Sentiment Treebank", 2013), in the form of https://github.com/clairett/pytorch-sentiment-classification. Neither
 states a licence; its sentences are from film reviews, which belong to their writers. No licence beyond what the data

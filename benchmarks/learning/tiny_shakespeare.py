@@ -325,15 +325,15 @@ def _embed(arguments: argparse.Namespace) -> Path:
     seconds, step = _effort(run)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     card = CARD.format(
-        description=DESCRIPTION, limits=LIMITS, parameters=parameters, context=context, steps=step, losses=losses,
-        hours=seconds / 3600, batch=recipe.batch_size,
+        description=DESCRIPTION, limits=LIMITS, licence=LICENCE_NAME, parameters=parameters, context=context,
+        steps=step, losses=losses, hours=seconds / 3600, batch=recipe.batch_size,
     )  # fmt: skip
     about = {
         "task": "language model",
         "description": DESCRIPTION,
         "limits": LIMITS,
         "scores": {f"validation, nats a character, windows of {context}": round(losses[0], 3)},
-        "licence": "public domain, as its training data (the plays of Shakespeare)",
+        "licence": LICENCE_NAME,
     }
     target = None if arguments.embed is True else arguments.embed
     return embed(checkpoint, "shakespeare", about, card=card, licence=LICENCE, place=target)
@@ -348,7 +348,11 @@ def _effort(run: Path) -> tuple[float, int]:
 
 DESCRIPTION = "Goes on from a few words in the manner of Shakespeare's plays, character by character."
 LIMITS = "It has read a megabyte of plays and nothing else: it knows their sound and spelling, and no facts."
+LICENCE_NAME = "CC0 1.0: its training data, plays of Shakespeare, are in the public domain"
 LICENCE = """\
+Licence of the weights in this directory
+========================================
+
 The weights in this directory were trained on plays of William Shakespeare, which are in the public domain (the text as
 put together in https://github.com/karpathy/char-rnn). To the extent possible under law, whoever made the weights waives
 all rights to them (CC0 1.0). The program around them is under the Apache License 2.0.
@@ -359,7 +363,7 @@ CARD = """\
 {description}
 
 - **Trained on** Tiny Shakespeare, the first 90 % of 1,115,394 characters.
-- **Licence of the weights**: CC0 1.0; see LICENSE in this directory.
+- **Licence of the weights**: {licence}; see LICENSE in this directory.
 - **Size** {parameters:,} parameters in float16; a Llama whose pieces are the 65 characters of its text.
 - **Training** {steps:,} steps of {batch} windows of {context} characters, {hours:.2f} CPU hours on one core.
 - **Loss** on the last 10 % of the text, all of it, in nats a character, in float16: {losses[0]:.3f} in windows of

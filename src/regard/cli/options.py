@@ -13,12 +13,17 @@ import typer
 from regard.cli.files import NAMES, InputError
 
 if TYPE_CHECKING:
-    from regard.inputs.kind import Kind
     from regard.pipelines import GenerationPipeline, TranslationPipeline
 
 DEFAULT_MODEL = "translate-en-de"
-DEFAULTS: Mapping[Kind, str] = {"image": "photo-classes", "audio": "spoken-digits"}
-"""Embedded models that files are classified with where no model is named."""
+DEFAULTS: Mapping[str, str] = {
+    "translate": DEFAULT_MODEL,
+    "classify": "film-reviews",
+    "generate": "shakespeare",
+    "image": "photo-classes",
+    "audio": "spoken-digits",
+}
+"""The embedded model of each task with texts, and of each kind of file, where no model is named."""
 
 Model = Annotated[
     str,
@@ -40,19 +45,26 @@ Prefix = Annotated[str | None, typer.Option(help="Words before every text that t
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
 
 
-def default_for(kind: Kind, source: str) -> str:
-    """The embedded model for a file that is no text; what it can do, and what not, is said on stderr.
+def default_for(use: str, source: str) -> str:
+    """The embedded model for a file that is no text, or a task with texts; what it can do, and what not, is said on
+    stderr.
+
+    Args:
+        use: the kind of the file, or the task.
+        source: what the file is called, for the error.
 
     Raises:
         InputError: there is none.
     """
     from regard.models.registry import embedded_models
 
-    name, known = DEFAULTS.get(kind), embedded_models()
+    name, known = DEFAULTS.get(use), embedded_models()
     if name is None or name not in known:
-        raise InputError(
-            f"{source} is {NAMES[kind]}: no model of the package reads it; name a model that does with --model"
-        )
+        if use in NAMES:
+            why = f"{source} is {NAMES[use]}: no model of the package reads it"
+        else:
+            why = f"no model of the package can {use} a text"
+        raise InputError(f"{why}; name a model that does with --model")
     about = json.loads((known[name] / "config.json").read_text(encoding="utf-8"))
     said = " ".join(about[part] for part in ("description", "limits") if about.get(part))
     print(f"{name}: {said} --model names another.", file=sys.stderr)

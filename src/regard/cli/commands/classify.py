@@ -48,6 +48,7 @@ def classify(
     - `regard classify -m vit-base-patch16-224/ --top 5 *.jpg`
     - `regard classify -m ast-audioset/ street.wav film.mp4`
     - `regard classify three.wav seven.wav`
+    - `regard classify "A moving film."`
     """
     from regard.pipelines import MediaClassificationPipeline, pipeline
 
@@ -78,9 +79,7 @@ def classify(
 def _default(sources: Sequence[str], text: bool) -> str:
     """The embedded model for these files."""
     kind = media_kind(sources[0], text) if sources else None
-    if kind is None:
-        raise InputError("texts are classified by no model of the package; name a model that does with --model")
-    return default_for(kind, sources[0])
+    return default_for(kind or "classify", sources[0] if sources else "")
 
 
 def _texts(classifier: ClassificationPipeline, lines: Sequence[Line], pairs: bool) -> Iterator[Classification]:

@@ -24,10 +24,16 @@ from regard.cli.options import (
 if TYPE_CHECKING:
     from regard.inputs.kind import Kind
 
+TASKS = ("translate", "classify", "generate")
+
 
 def see(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="A text, any file, or - for standard input.")],
     model: ChosenModel = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="What a model of the package does with a text: translate, unless given; classify, generate."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The HTML file to write.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the data instead, and write HTML only where -o says.")
@@ -55,6 +61,7 @@ def see(
     - `regard see "A man in a blue shirt is standing on a ladder cleaning a window."`
     - `regard see caption.txt -o caption.html`
     - `regard see three.wav`
+    - `regard see --task classify "A moving film."`
     - `regard see -m all-MiniLM-L6-v2/ "Two dogs play in the snow."`
     - `regard see -m model.gguf --max-new-tokens 20 "The sun was low, and"`
     - `regard see -m t5-small/ --job summarization letter.txt`
@@ -66,9 +73,10 @@ def see(
 
     settings = given(beams=beams, max_new_tokens=max_new_tokens, job=job, prefix=prefix)
     kind = media_kind(source, text)
+    _check_task(task, kind, model)
     if kind is not None and settings:
         raise InputError(f"--{next(iter(settings)).replace('_', '-')} is for texts: {source} is {NAMES[kind]}")
-    model = model or (DEFAULT_MODEL if kind is None else default_for(kind, source))
+    model = model or _default(kind, source, task)
     name, content = text_input(source, text) if kind is None else (Path(source).stem, source)
     page = output if output is not None else None if as_json else Path(f"regard-{name}.html")
     if page is not None:
@@ -80,6 +88,25 @@ def see(
     _print(report, as_json=as_json)
     if page is not None:
         print(f"\nSee it: {page.resolve()}", file=sys.stderr if as_json else sys.stdout)
+
+
+def _default(kind: Kind | None, source: str, task: str | None) -> str:
+    """The embedded model for an input."""
+    if kind is not None:
+        return default_for(kind, source)
+    return default_for(task, source) if task not in (None, "translate") else DEFAULT_MODEL
+
+
+def _check_task(task: str | None, kind: Kind | None, model: str | None) -> None:
+    """Refuse a task that is not known, or that something else has settled."""
+    if task is None:
+        return
+    if task not in TASKS:
+        raise InputError(f"--task is {task!r}; it may be {', '.join(TASKS)}")
+    if model is not None:
+        raise InputError("--task chooses among the models of the package: give either --task or --model")
+    if kind is not None:
+        raise InputError(f"--task is for texts: the input is {NAMES[kind]}")
 
 
 def _print(report: dict[str, Any], *, as_json: bool) -> None:
