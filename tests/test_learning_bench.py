@@ -140,6 +140,31 @@ def test_the_search_tries_equally_much_on_both_sides(shakespeare: Path, tmp_path
 
 
 @pytest.mark.slow
+def test_sentiment_is_tuned_on_training_sentences_alone(tmp_path: Path) -> None:
+    assert len({len(sentiment.TRIED[side]) for side in sentiment.SIDES}) == 1
+    rows = [f"a {word} film {i}\t{label}\n" for i in range(40) for label, word in ((1, "lovely"), (0, "dull"))]
+    (tmp_path / "train.tsv").write_text("".join(rows))  # and no dev.tsv
+    small = [word for setting in ("d_model=12", "batch_pieces=150") for word in ("--set-cnn", setting)]
+    arguments = (
+        "--data",
+        tmp_path,
+        "--out",
+        tmp_path / "out",
+        "--search",
+        "--sides",
+        "cnn",
+        "--seconds",
+        "0.3",
+        *small,
+    )
+    done = run("sentiment.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "search.json").read_text())["results"]
+    assert len(found) == len(sentiment.TRIED["cnn"])
+    assert all(one["right"] == round(8 * one["accuracy"]) for one in found.values())
+
+
+@pytest.mark.slow
 def test_costs_and_recall_are_measured(tmp_path: Path) -> None:
     small = ("--width", "16", "--repeats", "1", "--lengths", "64", "128", "--families", "transformer", "lstm")
     done = run("lengths.py", "cost", "--out", tmp_path, *small)
