@@ -103,7 +103,7 @@ def test_a_model_without_a_head_only_reads(tmp_path: Path, run: Run):
         (("classify", "FILM"), "is a video: no model of the package reads it; name a model that does with --model"),
         (("see", "--task", "summarise", "a cat"), "--task is 'summarise'; it may be translate, classify, generate"),
         (("see", "--task", "classify", "-m", "VIT", "a cat"), "give either --task or --model"),
-        (("see", "--task", "classify", "PICTURE"), "--task is for texts: the input is an image"),
+        (("see", "--task", "classify", "PICTURE"), "is an image"),
         (("see", "-m", "translate-en-de", "PICTURE"), "translate-en-de reads text: "),
         (("see", "-m", "TEXT", "PICTURE"), "reads text: "),
         (("see", "-m", "VIT", "a cat"), "which reads image: it must be a model of text"),

@@ -172,9 +172,15 @@ def test_weights_that_are_no_numbers_stop_the_training() -> None:
 
 def test_what_cannot_be_gone_on_from_leaves_no_record(tmp_path: Path) -> None:
     recipe = TranslationRecipe(model=str(tmp_path / "nowhere"))
-    with pytest.raises(ModelError, match="not a directory"):
+    with pytest.raises(ModelError, match="neither a directory nor the name of an embedded model"):
         train_translator(text(30), text(5), recipe, out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "recipe.json").exists()
+
+
+def test_an_embedded_translator_goes_on(tmp_path: Path) -> None:
+    recipe = TranslationRecipe(model="translate-en-de", batch_tokens=64, steps=1, warmup=1, peak_learning_rate=1e-5)
+    trained = train_translator(text(4), text(2), recipe, out=tmp_path / "run", progress=False)
+    assert trained.outcome.finished and trained.tokenizer.vocab_size == 6000
 
 
 def test_one_that_went_on_keeps_licence_and_alignment_and_outlives_long_sentences(tmp_path: Path) -> None:

@@ -73,10 +73,9 @@ def see(
 
     settings = given(beams=beams, max_new_tokens=max_new_tokens, job=job, prefix=prefix)
     kind = media_kind(source, text)
-    _check_task(task, kind, model)
     if kind is not None and settings:
         raise InputError(f"--{next(iter(settings)).replace('_', '-')} is for texts: {source} is {NAMES[kind]}")
-    model = model or _default(kind, source, task)
+    model = _chosen(model, task, kind, source)
     name, content = text_input(source, text) if kind is None else (Path(source).stem, source)
     page = output if output is not None else None if as_json else Path(f"regard-{name}.html")
     if page is not None:
@@ -90,23 +89,19 @@ def see(
         print(f"\nSee it: {page.resolve()}", file=sys.stderr if as_json else sys.stdout)
 
 
-def _default(kind: Kind | None, source: str, task: str | None) -> str:
-    """The embedded model for an input."""
-    if kind is not None:
-        return default_for(kind, source)
-    return default_for(task, source) if task not in (None, "translate") else DEFAULT_MODEL
-
-
-def _check_task(task: str | None, kind: Kind | None, model: str | None) -> None:
-    """Refuse a task that is not known, or that something else has settled."""
-    if task is None:
-        return
-    if task not in TASKS:
+def _chosen(model: str | None, task: str | None, kind: Kind | None, source: str) -> str:
+    """The model that is named, or that of the package for a task or a kind of file."""
+    if task not in (None, *TASKS):
         raise InputError(f"--task is {task!r}; it may be {', '.join(TASKS)}")
-    if model is not None:
+    if task is not None and model is not None:
         raise InputError("--task chooses among the models of the package: give either --task or --model")
-    if kind is not None:
-        raise InputError(f"--task is for texts: the input is {NAMES[kind]}")
+    if task is not None and kind is not None:
+        raise InputError(f"--task is for texts: {source} is {NAMES[kind]}")
+    if model is not None:
+        return model
+    if kind is None and task in (None, "translate"):
+        return DEFAULT_MODEL
+    return default_for(kind or task or "", source)
 
 
 def _print(report: dict[str, Any], *, as_json: bool) -> None:

@@ -185,7 +185,7 @@ def translate(
     source: Annotated[str, typer.Option("--from", help="The language that is read; a column of TABLE.")] = "source",
     target: Annotated[str, typer.Option("--to", help="The language that is written; a column of TABLE.")] = "target",
     model: Annotated[
-        Path | None, typer.Option("--model", "-m", metavar="DIR", help="Go on from this translator, a run's model.")
+        str | None, typer.Option("--model", "-m", help="Go on from this translator: a run's model, or an embedded one.")
     ] = None,
     validation: Annotated[
         list[Path] | None, typer.Option(help="Pairs to validate on, given twice for two files; else a twentieth.")
@@ -221,7 +221,7 @@ def translate(
             return read_table(paths[0], source, target, Skipped())
         raise TrainingError(f"{len(paths)} files are given; it may be two, line by line, or one table")
 
-    recipe = options.recipe(TranslationRecipe, model=None if model is None else str(model))
+    recipe = options.recipe(TranslationRecipe, model=model)
     text, held_out = pairs(files), pairs(validation) if validation else None
     if text.skipped:
         print(f"{text.skipped:,} pairs are left out: a side is empty", file=sys.stderr)

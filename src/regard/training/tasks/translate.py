@@ -21,7 +21,7 @@ from torch import Tensor
 
 from regard.files import write_atomically
 from regard.inputs.text import TextTokenizer
-from regard.models import load_model, save_model
+from regard.models import load_model, resolve, save_model
 from regard.models.translator import Translator
 from regard.training.baselines import RecurrentTranslator
 from regard.training.baselines.saved import baseline_of
@@ -189,7 +189,7 @@ def train_translator(
     torch.manual_seed(recipe.seed)
     model, tokenizer = _model(out, train, recipe)  # before anything is recorded: the one to go on from may not be there
     if recipe.model is not None:
-        data["model"] = str(load_model(recipe.model).about["weights_sha256"])
+        data["model"] = str(load_model(resolve(recipe.model)).about["weights_sha256"])
     agree(out / "recipe.json", recipe, data, resume=resume, free=free)
     use_byte_dropout(model)
     task = TranslationTask(model, tokenizer, train, validation, recipe)
@@ -287,7 +287,7 @@ def _saved(
         return baseline_of(trained.model, files=files, about=about).save(place)
     licence = None
     if recipe.model is not None:
-        base = load_model(recipe.model)
+        base = load_model(resolve(recipe.model))
         card += f"It went on from {base.directory.name}, whose licence holds for it, too.\n"
         about = about | {name: base.about[name] for name in ("licence", "alignment") if name in base.about}
         kept = base.directory / "LICENSE"
@@ -300,7 +300,7 @@ def _model(out: Path, train: ParallelText, recipe: TranslationRecipe) -> tuple[A
     if recipe.model is None:
         tokenizer = _tokenizer(out / "tokenizer.json", train, recipe)
         return recipe.build(tokenizer), tokenizer
-    saved = load_model(recipe.model)
+    saved = load_model(resolve(recipe.model))
     if not isinstance(saved.model, Translator):
         raise TrainingError(f"model is {recipe.model}, for {saved.task}; it may be a translator that regard saved")
     own = {name: getattr(recipe, name) for name in ("dropout", "attention_dropout", "activation_dropout")}

@@ -28,7 +28,7 @@ class TranslationRecipe:
     One that goes on from a model has its vocabulary and its sizes.
     """
 
-    model: str | None = None  # a saved translator whose training goes on; None is a new model
+    model: str | None = None  # a translator whose training goes on: a directory or an embedded name; None is a new one
     samples: int = 0  # drawn translations of each source; with 2 or more, BLEU's risk is lowered: see minimum_risk.py
     temperature: float = 0.7  # that these are drawn with
     family: Literal["transformer", "lstm"] = "transformer"  # lstm: a recurrent translator with attention, the baseline
