@@ -14,6 +14,7 @@ others, too. Any field of the recipe is set with `--set name=value`.
 import argparse
 import dataclasses
 import html
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,8 @@ def main() -> int:
     arguments = _arguments()
     torch.set_num_threads(1)  # a process a core, see regard.training.workers
     try:
+        for name in ("sacrebleu", "sacremoses"):  # measured with at the end: better known to be missing before
+            importlib.import_module(name)
         if arguments.evaluate is not None:
             _report_saved(arguments)
         else:
