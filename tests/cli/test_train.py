@@ -151,7 +151,7 @@ def test_translate(run, tmp_path: Path) -> None:
     code, out, err = run("translate", "a.en", "a.de", *languages, *small, "--out", "run")
     assert code == 0 and "bleu" in out and err == ["Use it: regard translate -m run/model"]
     code, out, err = run("translate", "a.tsv", *languages, *small, "--out", "other")
-    assert code == 0 and err[0] == "1 pairs are left out: a side is empty"
+    assert code == 0 and err[0] == "1 pair is left out: a side is empty (a.tsv, line 50)"
     code, _, err = run("translate", "a.en", "a.de", "a.tsv", "--out", "third")
     assert code == 2 and err == ["regard: 3 files are given; it may be two, line by line, or one table"]
     code, _, err = run("translate", "a.en", *languages, "--out", "third")

@@ -55,7 +55,7 @@ def read_lines(path: Path) -> list[str]:
     return lines
 
 
-def read_parallel(source: Path, target: Path) -> ParallelText:
+def read_parallel(source: Path, target: Path, skipped: Skipped | None = None) -> ParallelText:
     """Two files of which each line of one translates the same line of the other.
 
     Pairs in which a side is empty are left out and counted.
@@ -63,6 +63,7 @@ def read_parallel(source: Path, target: Path) -> ParallelText:
     Args:
         source: UTF-8, plain or .gz.
         target: the same for the other language.
+        skipped: told of what is left out.
 
     Raises:
         TrainingError: if the files differ in their number of lines, or no pair is left.
@@ -72,7 +73,12 @@ def read_parallel(source: Path, target: Path) -> ParallelText:
         raise TrainingError(
             f"{source} has {len(sources)} lines and {target} {len(targets)}; parallel text has equally many"
         )
-    pairs = [(s, t) for s, t in zip(sources, targets, strict=True) if s and t]
+    pairs: list[tuple[str, str]] = []
+    for number, pair in enumerate(zip(sources, targets, strict=True), 1):
+        if all(pair):
+            pairs.append(pair)
+        elif skipped is not None:
+            skipped.add("a side is empty", f"line {number:,}")
     if not pairs:
         raise TrainingError(f"{source} and {target} have no pair of lines that are both not empty")
     return ParallelText([s for s, _ in pairs], [t for _, t in pairs], len(sources) - len(pairs))
@@ -85,7 +91,7 @@ def read_table(table: Path, source: str, target: str, skipped: Skipped) -> Paral
         table: CSV, TSV, JSON lines or Parquet.
         source: the column of the sentences.
         target: the column of their translations.
-        skipped: counts the rows of which a side is empty.
+        skipped: told of what is left out.
 
     Raises:
         TrainingError: if the table cannot be read, has no such column, or no pair is left.

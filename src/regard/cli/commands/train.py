@@ -215,16 +215,19 @@ def translate(
     from regard.training.tasks.translation_recipe import TranslationRecipe
 
     def pairs(paths: list[Path]) -> ParallelText:
+        skipped = Skipped("pair")
         if len(paths) == 2:
-            return read_parallel(*paths)
-        if len(paths) == 1:
-            return read_table(paths[0], source, target, Skipped())
-        raise TrainingError(f"{len(paths)} files are given; it may be two, line by line, or one table")
+            text = read_parallel(paths[0], paths[1], skipped)
+        elif len(paths) == 1:
+            text = read_table(paths[0], source, target, skipped)
+        else:
+            raise TrainingError(f"{len(paths)} files are given; it may be two, line by line, or one table")
+        for sentence in skipped.sentences():
+            print(sentence, file=sys.stderr)
+        return text
 
     recipe = options.recipe(TranslationRecipe, model=model)
     text, held_out = pairs(files), pairs(validation) if validation else None
-    if text.skipped:
-        print(f"{text.skipped:,} pairs are left out: a side is empty", file=sys.stderr)
     run, languages = options.run(workers=workers), Languages(source, target)
     _finish(lambda: train_translation(text, recipe, run, validation=held_out, languages=languages), "translate -m")
 
