@@ -108,3 +108,10 @@ def test_a_model_of_images_reads_no_text(run: Run, tmp_path: Path):
     result = run("see", "-m", place, TEXT, "--json")
     assert (result.returncode, result.stdout) == (2, b"")
     assert result.stderr.decode().endswith("holds a vit, which reads image: it must be a model of text\n")
+
+
+def test_a_task_chooses_a_model_of_the_package(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    seen = run("see", "--task", "generate", "--max-new-tokens", "5", "ROMEO:", "--json")
+    assert seen.returncode == 0 and seen.stderr.startswith(b"shakespeare: Goes on"), seen.stderr
+    assert json.loads(seen.stdout)["model"]["name"] == "shakespeare"
