@@ -1,6 +1,7 @@
 """The kernel as PyTorch meets it: compiled, transformed, and in every mode of autograd."""
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -43,13 +44,17 @@ OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
 every_option = pytest.mark.parametrize("name", OPTIONS)
 
 
+_DRAWING = Lock()
+
+
 def inputs(dtype: torch.dtype = torch.float32, size: int = 16) -> tuple[Tensor, Tensor, Tensor]:
     return fixed(B, HEADS, 2, ROWS, KEYS, size, dtype=dtype).tensors
 
 
 def options_of(name: str) -> dict[str, Any]:
-    torch.manual_seed(1)
-    return OPTIONS[name]()
+    with _DRAWING:  # all threads share one generator
+        torch.manual_seed(1)
+        return OPTIONS[name]()
 
 
 def leaves_of(options: dict[str, Any]) -> list[Tensor]:
