@@ -46,7 +46,7 @@ TRANSFORMER = ConvolutionalConfig(
     patch=(4, 4),
     stride=(4, 4),
     d_model=128,
-    layers=5,
+    layers=4,
     heads=4,
     feed_forward=384,
     activation="relu",
@@ -54,8 +54,8 @@ TRANSFORMER = ConvolutionalConfig(
     class_token=False,
     pooling="mean",
     labels=CLASSES,
-    widths=(32, 64),
-    blocks=(0, 1, 0),
+    widths=(48, 96),
+    blocks=(0, 1, 1),
 )
 RECIPE = ClassifyImageRecipe(
     batch_size=128, optimiser="muon", final_fraction=0.01, ema=0.998, label_smoothing=0.1, weight_decay=0.05,
@@ -65,7 +65,7 @@ ENTRIES = (
     Entry("Transformer", lambda: convolutional_transformer(TRANSFORMER), RECIPE, (0.002, 0.005)),
     Entry(
         "CNN",
-        lambda: ResidualNetwork(ResidualConfig(3, (48, 96, 192), (0, 1, 1), CLASSES)),
+        lambda: ResidualNetwork(ResidualConfig(3, (56, 104, 216), (0, 1, 1), CLASSES)),
         RECIPE,
         (0.002, 0.005),
     ),
@@ -116,8 +116,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="directory with cifar10.npz")
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10"), help="directory of all runs")
-    parser.add_argument("--budget", type=float, default=7000.0, help="CPU seconds of a run")
-    parser.add_argument("--tuning-budget", type=float, default=600.0, help="CPU seconds of a run that is for tuning")
+    parser.add_argument("--budget", type=float, default=6600.0, help="CPU seconds of a run")
+    parser.add_argument("--tuning-budget", type=float, default=300.0, help="CPU seconds of a run that is for tuning")
     parser.add_argument("--images", type=int, help="read only the first so many photographs of each part")
     parser.add_argument("--only", choices=[e.name for e in ENTRIES], action="append", help="train only this model")
     parser.add_argument("--report", type=Path, metavar="PNG", help="print the table and draw the plot of what is done")
