@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -180,6 +181,24 @@ def test_costs_and_recall_are_measured(tmp_path: Path) -> None:
     for cell in json.loads((tmp_path / "recall.json").read_text())["results"].values():
         assert 0 < cell["accuracy"] <= 1 and cell["steps"] > 2
     assert "| 4 |" in done.stdout
+
+
+def test_a_run_that_is_stopped_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    learnt = lengths.RecallTask.step
+
+    def stopped(self: lengths.RecallTask, batch: lengths.Asked) -> torch.Tensor:
+        counted.append(1)
+        if len(counted) == 14 + 3:  # the third step after the rehearsal
+            signal.raise_signal(signal.SIGTERM)
+        return learnt(self, batch)
+
+    monkeypatch.setattr(lengths.RecallTask, "step", stopped)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # those of the tests are left as they are
+    words = ["lengths.py", "recall", "--out", str(tmp_path), "--families", "rnn", "--distances", "4", "--seeds", "1"]
+    monkeypatch.setattr(sys, "argv", [*words, "--seconds", "2", "--recall-width", "16"])
+    assert lengths.main() == 130
+    assert not (tmp_path / "recall.json").exists()
 
 
 def test_questions_have_answers_at_a_distance() -> None:

@@ -19,18 +19,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import machine
-from contest import Entry, Result, StoppedError, compete, curve, interval, tuned
+from common import machine, on_one_thread
+from contest import Entry, Result, compete, curve, interval, tuned
 from embedding import embed
 from plot import Curve, draw
 from torch import nn
 
 from regard.files import write_atomically
 from regard.inputs.image import ImageSettings
-from regard.models import ModelError
 from regard.models.checkpoint import new_checkpoint
 from regard.models.convolutional import IMAGE, ConvolutionalConfig, convolutional_transformer
-from regard.training import TrainingError
 from regard.training.augment import HorizontalFlip, RandomCrop
 from regard.training.baselines.residual_network import ResidualConfig, ResidualNetwork
 from regard.training.tasks.classification import Labelled
@@ -88,28 +86,20 @@ class Split:
 
 
 def main() -> int:
-    """Tune, train, measure; or report, or embed."""
     arguments = _arguments()
-    torch.set_num_threads(1)
-    try:
-        if arguments.report:
-            print(report(arguments.out, arguments.report, arguments.budget, arguments.tuning_budget))
-            return 0
-        learnt, measured = (
-            read(arguments.data, "train", arguments.images),
-            read(arguments.data, "test", arguments.images),
-        )
-        if arguments.embed:
-            print(_embed(Split(learnt, measured), arguments))
-            return 0
+    return on_one_thread(lambda: _work(arguments))
+
+
+def _work(arguments: argparse.Namespace) -> None:
+    """Tune, train, measure; or report, or embed."""
+    if arguments.report:
+        print(report(arguments.out, arguments.report, arguments.budget, arguments.tuning_budget))
+        return
+    learnt, measured = (read(arguments.data, part, arguments.images) for part in ("train", "test"))
+    if arguments.embed:
+        print(_embed(Split(learnt, measured), arguments))
+    else:
         _compete(learnt, measured, arguments)
-    except (ValueError, OSError, TrainingError, ModelError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except (StoppedError, KeyboardInterrupt) as error:
-        print(str(error) or "stopped", file=sys.stderr)
-        return 130
-    return 0
 
 
 def _arguments() -> argparse.Namespace:

@@ -31,9 +31,26 @@ from regard.training.run import common
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
-def one_thread() -> None:
-    """Everything on one thread, so that the process's CPU time is what its work took, whoever else is at work."""
+class StoppedError(Exception):
+    """Ctrl-C or SIGTERM, after what was done so far was saved."""
+
+
+def on_one_thread(work: Callable[[], None]) -> int:
+    """Do the work of a command on one thread, so that the process's CPU time is what it took, whoever else is at work.
+
+    Returns:
+        The exit code: 2, and a line that says what is wrong, for bad input; 130 where it was stopped.
+    """
     torch.set_num_threads(1)
+    try:
+        work()
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except (StoppedError, KeyboardInterrupt) as error:
+        print(str(error) or "stopped", file=sys.stderr)
+        return 130
+    return 0
 
 
 class Results:
@@ -147,6 +164,9 @@ def fit(
         recipe: a `regard.training.run.Recipe`; its seed is that of the model's first weights too.
         seconds: of the process's CPU time; None takes the steps of the recipe.
         rehearsed: steps of the model that is thrown away, of which the first two do not count.
+
+    Raises:
+        StoppedError: it was stopped; nothing of it is kept.
     """
     with tempfile.TemporaryDirectory() as scratch:
         if seconds is not None:
@@ -174,8 +194,10 @@ def _train(
         out=out,
         config=TrainerConfig(**{**common(TrainerConfig, recipe), **kept}),
     )
-    progress = trainer.run().progress
+    outcome = trainer.run()
+    if not outcome.finished:
+        raise StoppedError("stopped; the same command begins this run again, and keeps those that are done")
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     clock = [record["cpu_seconds"] for record in map(json.loads, lines) if "loss" in record]
-    progress.cpu_seconds = clock[-1]
-    return progress, clock
+    outcome.progress.cpu_seconds = clock[-1]
+    return outcome.progress, clock

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import StoppedError
 from torch import nn
 
 from regard.files import write_atomically
@@ -31,10 +32,6 @@ LOOKS = 8
 """Validations of a run unless it says otherwise, evenly spaced, within its budget."""
 TIMED = 7
 """Steps that are timed before a run, the first of them not counted."""
-
-
-class StoppedError(Exception):
-    """Ctrl-C or SIGTERM, after the run's state was saved."""
 
 
 @dataclass(frozen=True)

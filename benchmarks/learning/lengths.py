@@ -31,7 +31,7 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from common import Results, fit, one_thread, table
+from common import Results, fit, on_one_thread, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,18 +69,11 @@ def model_of(family: str, width: int, longest: int) -> nn.Module:
 
 def main() -> int:
     arguments = _arguments()
-    one_thread()
-    try:
-        if arguments.what == "one":
-            print(json.dumps(one(arguments.families[0], arguments.width, arguments.lengths[0], arguments.repeats)))
-        elif arguments.what == "cost":
-            _cost(arguments)
-        else:
-            _recall(arguments)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return on_one_thread(lambda: {"one": _one, "cost": _cost, "recall": _recall}[arguments.what](arguments))
+
+
+def _one(arguments: argparse.Namespace) -> None:
+    print(json.dumps(one(arguments.families[0], arguments.width, arguments.lengths[0], arguments.repeats)))
 
 
 def _arguments() -> argparse.Namespace:

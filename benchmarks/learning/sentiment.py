@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Results, fit, one_thread, spread, table, wilson
+from common import Results, fit, on_one_thread, spread, table, wilson
 from embedding import embed
 from torch import nn
 
@@ -83,16 +83,7 @@ TRIED: dict[str, tuple[tuple[str, ...], ...]] = {
 
 def main() -> int:
     arguments = _arguments()
-    one_thread()
-    try:
-        if arguments.search:
-            _search(arguments)
-        else:
-            _compare(arguments)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return on_one_thread(lambda: _search(arguments) if arguments.search else _compare(arguments))
 
 
 def _arguments() -> argparse.Namespace:

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import machine
-from contest import Entry, Result, StoppedError, compete, interval, tuned
+from common import machine, on_one_thread
+from contest import Entry, Result, compete, interval, tuned
 from embedding import embed
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,10 +32,8 @@ from torch.nn import functional as F
 from regard.files import write_atomically
 from regard.inputs.audio import read_audio
 from regard.inputs.features import ASTSettings
-from regard.models import ModelError
 from regard.models.checkpoint import new_checkpoint
 from regard.models.convolutional import SOUND, ConvolutionalConfig, convolutional_transformer
-from regard.training import TrainingError
 from regard.training.augment import FrequencyMask, Gain, Noise, SoundAugmentation, Speed, TimeMask
 from regard.training.baselines.frame_lstm import FrameLSTM, FrameLSTMConfig
 from regard.training.baselines.residual_network import ResidualConfig, ResidualNetwork
@@ -162,26 +160,19 @@ class Split:
 
 
 def main() -> int:
-    """Tune, train, measure; or report, or embed."""
     arguments = _arguments()
-    torch.set_num_threads(1)
-    try:
-        if arguments.report:
-            print(report(arguments.out, arguments.budget, arguments.tuning_budget))
-            return 0
+    return on_one_thread(lambda: _work(arguments))
+
+
+def _work(arguments: argparse.Namespace) -> None:
+    """Tune, train, measure; or report, or embed."""
+    if not arguments.report:
         recordings = Recordings.read(arguments.data, arguments.indices)
         if arguments.embed:
             print(_embed(recordings, arguments))
-            return 0
+            return
         _compete(recordings, arguments)
-        print(report(arguments.out, arguments.budget, arguments.tuning_budget))
-    except (ValueError, OSError, TrainingError, ModelError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except (StoppedError, KeyboardInterrupt) as error:
-        print(str(error) or "stopped", file=sys.stderr)
-        return 130
-    return 0
+    print(report(arguments.out, arguments.budget, arguments.tuning_budget))
 
 
 def _arguments() -> argparse.Namespace:

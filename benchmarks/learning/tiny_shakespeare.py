@@ -29,7 +29,7 @@ import nanogpt
 import numpy as np
 import torch
 from characters import CharacterConfig, CharacterDecoder
-from common import Results, fit, one_thread, spread, table
+from common import Results, fit, on_one_thread, spread, table
 from embedding import embed
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -89,21 +89,20 @@ Score = Callable[[Tensor], Tensor]
 
 def main() -> int:
     arguments = _arguments()
-    one_thread()
+    return on_one_thread(lambda: _work(arguments))
+
+
+def _work(arguments: argparse.Namespace) -> None:
+    if arguments.embed:
+        print(_embed(arguments))
+        return
     text = (arguments.data / "input.txt").read_text(encoding="utf-8")[: arguments.characters]
-    try:
-        if arguments.embed:
-            print(_embed(arguments))
-        elif arguments.large:
-            _large(text, arguments)
-        elif arguments.search:
-            _search(text, arguments)
-        else:
-            _compare(text, arguments)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    if arguments.large:
+        _large(text, arguments)
+    elif arguments.search:
+        _search(text, arguments)
+    else:
+        _compare(text, arguments)
 
 
 def _arguments() -> argparse.Namespace:

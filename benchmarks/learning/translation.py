@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Results, one_thread, table
+from common import Results, StoppedError, on_one_thread, table
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
@@ -47,13 +47,7 @@ RECIPES = {
 
 def main() -> int:
     arguments = _arguments()
-    one_thread()
-    try:
-        _compare(arguments)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return on_one_thread(lambda: _compare(arguments))
 
 
 def _arguments() -> argparse.Namespace:
@@ -88,7 +82,7 @@ def _compare(arguments: argparse.Namespace) -> None:
             train, validation, recipe, out=arguments.out / side, resume=True, progress=sys.stderr.isatty()
         )
         if not trained.outcome.finished:
-            raise ValueError(f"{side} was stopped at step {trained.outcome.progress.step}; the same command goes on")
+            raise StoppedError(f"{side} was stopped at step {trained.outcome.progress.step}; the same command goes on")
         return _measured(trained, recipe, parts)
 
     for side in arguments.sides:
