@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from regard.relations.capture.modes import Net
 from regard.relations.capture.seeing import Call, Seer, ours, seer_here, transformed
 
 # PyTorch's own modules fused into one operator: they are switched off, and seen here if they run nevertheless.
 _FUSED_MODULES = (torch._native_multi_head_attention, torch._transformer_encoder_layer_fwd)  # pyright: ignore
 
 
-class SdpaNet(TorchFunctionMode):
+class SdpaNet(TorchFunctionMode, Net):
     """Sees every call of PyTorch's attention in the thread that it is active in."""
 
     def __init__(self, seer: Seer) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from regard.relations.capture.modes import Net
 from regard.relations.capture.modules import UnderWay
 from regard.relations.capture.seeing import Call, Seer, sample_rows, seer_here
 
@@ -71,7 +72,7 @@ class _Weights:
     used: bool = False
 
 
-class OpenNet(TorchDispatchMode):
+class OpenNet(TorchDispatchMode, Net):
     """Follows products and softmaxes in the thread that it is active in."""
 
     supports_higher_order_operators = True

@@ -16,6 +16,7 @@ from regard.attention.dispatch import observe_request
 from regard.attention.mask import Mask
 from regard.attention.request import Bias, Request, checked
 from regard.relations.capture.masks import MaskReader, start_of
+from regard.relations.capture.modes import nets_taken_off
 from regard.relations.capture.modules import Kind, Stack, UnderWay
 from regard.relations.narrow import narrowed_request
 from regard.relations.relations import Relations
@@ -50,7 +51,8 @@ def ours() -> Generator[None]:
     """What is computed meanwhile in this thread is not the model's: nobody looks for attention in it."""
     _thread.ours += 1
     try:
-        yield
+        with nets_taken_off():
+            yield
     finally:
         _thread.ours -= 1
 
