@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from common import machine, on_one_thread
-from contest import Entry, Result, compete, curve, interval, tuned
+from contest import Entry, Result, chosen, compete, curve, done_in_half, interval, parser, right, tuned
 from embedding import embed
 from plot import Curve, draw
 from torch import nn
@@ -103,17 +102,11 @@ def _work(arguments: argparse.Namespace) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="directory with cifar10.npz")
-    parser.add_argument("--out", type=Path, default=Path("runs/cifar10"), help="directory of all runs")
-    parser.add_argument("--budget", type=float, default=6600.0, help="CPU seconds of a run")
-    parser.add_argument("--tuning-budget", type=float, default=300.0, help="CPU seconds of a run that is for tuning")
-    parser.add_argument("--images", type=int, help="read only the first so many photographs of each part")
-    parser.add_argument("--only", choices=[e.name for e in ENTRIES], action="append", help="train only this model")
-    parser.add_argument("--report", type=Path, metavar="PNG", help="print the table and draw the plot of what is done")
-    parser.add_argument("--embed", nargs="?", type=Path, const=True, help="write the model into the package, or to DIR")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    return parser.parse_args()
+    data = "directory with cifar10.npz"
+    options = parser(str(__doc__), ENTRIES, data=data, out="runs/cifar10", seconds=(6600.0, 300.0))
+    options.add_argument("--images", type=int, help="read only the first so many photographs of each part")
+    options.add_argument("--report", type=Path, metavar="PNG", help="print the table and draw the plot of what is done")
+    return options.parse_args()
 
 
 def read(data: Path, part: str, most: int | None = None) -> Labelled[Pixels]:
@@ -137,9 +130,7 @@ def _compete(learnt: Labelled[Pixels], measured: Labelled[Pixels], arguments: ar
     split = Split(learnt, measured)
     held_out = len(learnt) // 10
     trial = Split(learnt.take(np.arange(held_out, len(learnt))), learnt.take(np.arange(held_out)))
-    for entry in ENTRIES:
-        if arguments.only and entry.name not in arguments.only:
-            continue
+    for entry in chosen(ENTRIES, arguments):
         place, budget = arguments.out / "tuning" / entry.name, arguments.tuning_budget
         rate, _ = tuned(entry, trial.task, place, budget=budget, quiet=arguments.quiet)
         print(f"{entry.name}: learning rate {rate:g}", flush=True)
@@ -154,14 +145,8 @@ def _compete(learnt: Labelled[Pixels], measured: Labelled[Pixels], arguments: ar
             looks=LOOKS,
             quiet=arguments.quiet,
         )
-        write_atomically(place / "right.json", json.dumps(_right(model, split, entry)).encode())
+        write_atomically(place / "right.json", json.dumps(right(split.task(model, entry.recipe), split.test)).encode())
         print(f"{entry.name}: {result.scores['accuracy']:.4f}", flush=True)
-
-
-def _right(model: nn.Module, split: Split, entry: Entry) -> list[bool]:
-    """Whether each answer on the test is right."""
-    scores, labels = split.task(model, entry.recipe).scores(split.test)
-    return (scores.argmax(1) == labels).tolist()
 
 
 def report(out: Path, picture: Path, budget: float, tuning_budget: float) -> str:
@@ -192,29 +177,15 @@ def report(out: Path, picture: Path, budget: float, tuning_budget: float) -> str
 def _embed(split: Split, arguments: argparse.Namespace) -> Path:
     """Write the Transformer as an embedded model."""
     entry = ENTRIES[0]
-    place = arguments.out / entry.name
-    if not (place / "result.json").is_file():
-        raise ValueError(f"{place} holds no run that is done: train it first")
-    result = Result(**json.loads((place / "result.json").read_bytes()))
     checkpoint = new_checkpoint(
         IMAGE,
         TRANSFORMER,
         files={"preprocessor_config.json": json.dumps(IMAGES.to_json(), indent=2).encode() + b"\n"},
     )
-    model, _ = compete(
-        Entry(entry.name, lambda: checkpoint.model, entry.recipe, entry.rates),
-        split.task,
-        place,
-        budget=arguments.budget,
-        seed=SEED,
-        rate=result.rate,
-        looks=LOOKS,
-        quiet=True,
-    )
-    for tensor in model.state_dict().values():  # as it is in the file
-        tensor.copy_(tensor.to(torch.float16))
-    right = _right(model, split, entry)
-    accuracy = sum(right) / len(right)
+    place, budget = arguments.out / entry.name, arguments.budget
+    result = done_in_half(entry, checkpoint, split.task, place, budget=budget, looks=LOOKS)
+    answers = right(split.task(checkpoint.model, entry.recipe), split.test)
+    accuracy = sum(answers) / len(answers)
     about = {
         "task": "classification of images",
         "description": DESCRIPTION,

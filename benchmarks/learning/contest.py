@@ -10,6 +10,7 @@ import json
 import random
 import statistics
 import time
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,11 +23,12 @@ from common import StoppedError
 from torch import nn
 
 from regard.files import write_atomically
+from regard.models.checkpoint import Checkpoint
 from regard.training.checkpoint import load_weights
 from regard.training.loop import Trainer, TrainerConfig
 from regard.training.optimiser import build_optimiser, build_schedule
 from regard.training.run import Recipe, agree, common, recorded
-from regard.training.tasks.classification import ClassificationTask
+from regard.training.tasks.classification import ClassificationTask, Labelled
 
 LOOKS = 8
 """Validations of a run unless it says otherwise, evenly spaced, within its budget."""
@@ -196,6 +198,76 @@ def steps_within(
         task.validate()
     look = time.process_time() - first
     return max(looks, int((budget - looks * look) / statistics.median(times[1:])))
+
+
+def right(task: ClassificationTask[Any], examples: Labelled[Any]) -> list[bool]:
+    """Whether each answer of a task's model is right."""
+    scores, labels = task.scores(examples)
+    return (scores.argmax(1) == labels).tolist()
+
+
+def done_in_half(
+    entry: Entry,
+    checkpoint: Checkpoint,
+    task_of: Callable[[nn.Module, Any], ClassificationTask[Any]],
+    out: Path,
+    *,
+    budget: float,
+    looks: int = LOOKS,
+) -> Result:
+    """Gives a checkpoint the last weights of a run, as they are in float16.
+
+    Args:
+        entry: the model of the run.
+        checkpoint: a new one of the same sizes.
+        task_of: see `compete`, like what follows.
+        out: directory of the run.
+        budget: of the run.
+        looks: of the run.
+
+    Returns:
+        The result of the run.
+
+    Raises:
+        ValueError: if the run is not done.
+    """
+    place = out / "result.json"
+    if not place.is_file():
+        raise ValueError(f"{out} holds no run that is done: train it first")
+    result = Result(**json.loads(place.read_bytes()))
+    same = dataclasses.replace(entry, make=lambda: checkpoint.model)
+    model, _ = compete(same, task_of, out, budget=budget, seed=result.seed, rate=result.rate, looks=looks, quiet=True)
+    for tensor in model.state_dict().values():
+        tensor.copy_(tensor.to(torch.float16))
+    return result
+
+
+def parser(
+    about: str, entries: Sequence[Entry], *, data: str, out: str, seconds: tuple[float, float]
+) -> ArgumentParser:
+    """The options of both benchmarks.
+
+    Args:
+        about: what `--help` begins with.
+        entries: what may be trained alone.
+        data: what --data is.
+        out: where runs go unless told otherwise.
+        seconds: of CPU time of a run, and of one that is for tuning.
+    """
+    options = ArgumentParser(description=about, formatter_class=RawDescriptionHelpFormatter)
+    options.add_argument("--data", type=Path, required=True, help=data)
+    options.add_argument("--out", type=Path, default=Path(out), help="directory of all runs")
+    options.add_argument("--budget", type=float, default=seconds[0], help="CPU seconds of a run")
+    options.add_argument("--tuning-budget", type=float, default=seconds[1], help="of a run that is for tuning")
+    options.add_argument("--only", choices=[e.name for e in entries], action="append", help="train only this model")
+    options.add_argument("--embed", nargs="?", type=Path, const=True, help="write it into the package, or to DIR")
+    options.add_argument("--quiet", action="store_true", help="no progress bar")
+    return options
+
+
+def chosen(entries: Sequence[Entry], arguments: Namespace) -> list[Entry]:
+    """Those that are to be trained."""
+    return [entry for entry in entries if not arguments.only or entry.name in arguments.only]
 
 
 def curve(out: Path, score: str = "accuracy") -> tuple[list[float], list[float]]:

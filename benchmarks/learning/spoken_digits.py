@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import machine, on_one_thread
-from contest import Entry, Result, compete, interval, tuned
+from contest import Entry, Result, chosen, compete, done_in_half, interval, parser, right, tuned
 from embedding import embed
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -176,18 +176,12 @@ def _work(arguments: argparse.Namespace) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="directory with recordings.tar.gz")
-    parser.add_argument("--out", type=Path, default=Path("runs/spoken-digits"), help="directory of all runs")
-    parser.add_argument("--budget", type=float, default=240.0, help="CPU seconds of a run")
-    parser.add_argument("--tuning-budget", type=float, default=80.0, help="CPU seconds of a run that is for tuning")
-    parser.add_argument("--indices", type=int, help="read only the recordings with an index below this")
-    parser.add_argument("--only", choices=[e.name for e in ENTRIES], action="append", help="train only this model")
-    parser.add_argument("--splits", help="train only on the splits that begin like this, such as official")
-    parser.add_argument("--report", action="store_true", help="print the tables of the runs that are done")
-    parser.add_argument("--embed", nargs="?", type=Path, const=True, help="write the model into the package, or to DIR")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    return parser.parse_args()
+    data = "directory with recordings.tar.gz"
+    options = parser(str(__doc__), ENTRIES, data=data, out="runs/spoken-digits", seconds=(240.0, 80.0))
+    options.add_argument("--indices", type=int, help="read only the recordings with an index below this")
+    options.add_argument("--splits", help="train only on the splits that begin like this, such as official")
+    options.add_argument("--report", action="store_true", help="print the tables of the runs that are done")
+    return options.parse_args()
 
 
 def splits(recordings: Recordings) -> Iterator[tuple[Split, tuple[int, ...]]]:
@@ -205,20 +199,16 @@ def tuning(recordings: Recordings) -> Split:
     return Split("tuning", recordings.where(recordings.indices >= 10), recordings.where(held_out))
 
 
-def _chosen(arguments: argparse.Namespace) -> list[Entry]:
-    return [entry for entry in ENTRIES if not arguments.only or entry.name in arguments.only]
-
-
 def _compete(recordings: Recordings, arguments: argparse.Namespace) -> None:
     split = tuning(recordings)
     rates = {}
-    for entry in _chosen(arguments):
+    for entry in chosen(ENTRIES, arguments):
         place = arguments.out / "tuning" / entry.name
         budget = arguments.tuning_budget
         rates[entry.name], _ = tuned(entry, split.task, place, budget=budget, quiet=arguments.quiet)
         print(f"{entry.name}: learning rate {rates[entry.name]:g}", flush=True)
     for split, seeds in splits(recordings):
-        for entry in _chosen(arguments):
+        for entry in chosen(ENTRIES, arguments):
             if not split.name.startswith(arguments.splits or ""):
                 continue
             for seed in seeds:
@@ -232,15 +222,9 @@ def _compete(recordings: Recordings, arguments: argparse.Namespace) -> None:
                     rate=rates[entry.name],
                     quiet=arguments.quiet,
                 )
-                right = _right(model, split, entry)
-                write_atomically(place / "right.json", json.dumps(right).encode())
+                answers = right(split.task(model, entry.recipe), split.test)
+                write_atomically(place / "right.json", json.dumps(answers).encode())
                 print(f"{split.name} {entry.name} seed {seed}: {result.scores['accuracy']:.4f}", flush=True)
-
-
-def _right(model: nn.Module, split: Split, entry: Entry) -> list[bool]:
-    """Whether each answer on the test is right."""
-    scores, labels = split.task(model, entry.recipe).scores(split.test)
-    return (scores.argmax(1) == labels).tolist()
 
 
 def report(out: Path, budget: float, tuning_budget: float) -> str:
@@ -295,28 +279,15 @@ def _embed(recordings: Recordings, arguments: argparse.Namespace) -> Path:
     """Write the Transformer of the first seed as an embedded model."""
     split, seeds = next(splits(recordings))
     entry = ENTRIES[0]
-    place = arguments.out / split.name / entry.name / f"seed-{seeds[0]}"
-    if not (place / "result.json").is_file():
-        raise ValueError(f"{place} holds no run that is done: train it first")
-    result = Result(**json.loads((place / "result.json").read_bytes()))
     checkpoint = new_checkpoint(
         SOUND,
         TRANSFORMER,
         files={"preprocessor_config.json": json.dumps(SPECTROGRAM.to_json(), indent=2).encode() + b"\n"},
     )
-    model, _ = compete(
-        Entry(entry.name, lambda: checkpoint.model, entry.recipe, entry.rates),
-        split.task,
-        place,
-        budget=arguments.budget,
-        seed=result.seed,
-        rate=result.rate,
-        quiet=True,
-    )
-    for parameter in model.state_dict().values():  # as it is in the file
-        parameter.copy_(parameter.to(torch.float16))
-    right = _right(model, split, entry)
-    accuracy = sum(right) / len(right)
+    place = arguments.out / split.name / entry.name / f"seed-{seeds[0]}"
+    result = done_in_half(entry, checkpoint, split.task, place, budget=arguments.budget)
+    answers = right(split.task(checkpoint.model, entry.recipe), split.test)
+    accuracy = sum(answers) / len(answers)
     about = {
         "task": "classification of sound",
         "description": DESCRIPTION,
@@ -329,7 +300,7 @@ def _embed(recordings: Recordings, arguments: argparse.Namespace) -> Path:
         description=DESCRIPTION,
         limits=LIMITS,
         accuracy=accuracy,
-        count=len(right),
+        count=len(answers),
         examples=result.examples,
         steps=result.steps,
         minutes=result.cpu_seconds / 60,
