@@ -126,6 +126,7 @@ def test_sentences_are_classified_by_all(tmp_path: Path) -> None:
     done = run("sentiment.py", *base, *settings, "--model", place, "--sides")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 3 and "| fine-tuned |" in done.stdout
+    assert {*json.loads((tmp_path / "out" / "fine-tuned.json").read_text())["results"]} == {"fine-tuned 1"}
     (tmp_path / "dev.tsv").write_text("no tab\n")
     assert "dev.tsv, line 1: it may be a sentence, a tab and 0 or 1" in run("sentiment.py", *base).stderr
 

@@ -105,12 +105,9 @@ def _compare(arguments: argparse.Namespace) -> None:
     texts = {name: read(arguments.data / f"{name}.tsv") for name in ("train", "dev")}
     recipes = {side: changed(RECIPES[side], getattr(arguments, f"set_{side}")) for side in SIDES}
     tuned = changed(TUNED, arguments.set_tuned)
-    setting = {
-        "sentences": {name: len(sentences) for name, (sentences, _) in texts.items()},
-        "seconds": arguments.seconds,
-        "recipes": {side: dataclasses.asdict(recipe) for side, recipe in recipes.items()},
-        "tuned": dataclasses.asdict(tuned),
-    }
+    sentences = {name: len(of_part) for name, (of_part, _) in texts.items()}
+    settings = {side: dataclasses.asdict(recipe) for side, recipe in recipes.items()}
+    setting = {"sentences": sentences, "seconds": arguments.seconds, "recipes": settings}
     results = Results(arguments.out / "results.json", setting)
     tokenizer = _tokenizer(arguments.out / "tokenizer", texts["train"][0])
 
@@ -132,10 +129,14 @@ def _compare(arguments: argparse.Namespace) -> None:
     for seed in arguments.seeds:
         for side in arguments.sides:
             results.get(f"{side} {seed}", lambda side=side, seed=seed: scratch(side, seed))
-        if arguments.model is not None:
+    if arguments.sides:
+        print(report(results.found, arguments.sides, arguments.seeds, sentences["dev"]))
+    if arguments.model is not None:
+        setting = {"sentences": sentences, "recipe": dataclasses.asdict(tuned)}
+        results = Results(arguments.out / "fine-tuned.json", setting)
+        for seed in arguments.seeds:
             results.get(f"fine-tuned {seed}", lambda seed=seed: fine_tuned(seed))
-    sides = [*arguments.sides, *(["fine-tuned"] if arguments.model is not None else [])]
-    print(report(results.found, sides, arguments.seeds, len(texts["dev"][0])))
+        print(report(results.found, ["fine-tuned"], arguments.seeds, sentences["dev"]))
 
 
 def _fine_tuned(
