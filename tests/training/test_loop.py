@@ -149,6 +149,19 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     torch.testing.assert_close(norm, torch.tensor(1.0))
 
 
+def test_a_group_learns_at_its_share_of_the_rate_and_still_does_when_resumed(tmp_path: Path) -> None:
+    first = trainer(tmp_path, steps=5)
+    first.optimiser.param_groups[0]["share"] = 0.0
+    begun = weights(first)
+    first.run()
+    second = trainer(tmp_path)
+    second.run(resume=True)
+    for run in (first, second):
+        still = {*run.optimiser.param_groups[0]["params"]}
+        for parameter, then in zip(run.model.parameters(), begun, strict=True):
+            assert torch.equal(parameter, then) == (parameter in still)
+
+
 def test_killed_at_random_moments_it_continues_to_the_same_curve(tmp_path: Path) -> None:
     settings = {"steps": 60, "checkpoint_every": 7, "validate_every": 5, "ema": 0.9, "patience": 50}
     trainer(tmp_path / "whole", **settings).run()

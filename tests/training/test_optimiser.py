@@ -1,10 +1,14 @@
 """Schedules, and an optimiser that decays matrices alone."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from regard.training import OptimiserConfig, build_optimiser, build_schedule
+from regard.transformer import Block, Encoder, FeedForward, LayerNorm, MultiHeadAttention
 
 
 def test_inverse_square_root_rises_and_falls() -> None:
@@ -62,3 +66,32 @@ def test_refuses() -> None:
         build_optimiser(nn.Linear(2, 2), OptimiserConfig(optimiser="muon"))
     with pytest.raises(ValueError, match="no parameter"):
         build_optimiser(nn.Linear(2, 2).requires_grad_(False), OptimiserConfig())
+
+
+def tower() -> nn.Module:
+    """Embeddings, two blocks, a norm and a head."""
+    blocks = [Block(MultiHeadAttention(4, 2), FeedForward(4, 8), norm=partial(LayerNorm, 4)) for _ in range(2)]
+    model = nn.Sequential(nn.Embedding(5, 4), Encoder(blocks, norm=LayerNorm(4)), nn.Linear(4, 5, bias=False))
+    model[2].weight = model[0].weight  # tied: it is embeddings first
+    return model
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_lower_layers_learn_more_slowly(optimiser: Any) -> None:
+    model = tower()
+    built = build_optimiser(model, OptimiserConfig(optimiser=optimiser, layer_decay=0.5, weight_decay=0.1))
+    shares = {p: group["share"] for group in built.param_groups for p in group["params"]}
+    assert {*shares} == {*model.parameters()}
+    found = {name: shares[p] for name, p in model.named_parameters()}
+    assert found["0.weight"] == 1 / 8
+    assert {share for name, share in found.items() if "blocks.0" in name} == {1 / 4}
+    assert {share for name, share in found.items() if "blocks.1" in name} == {1 / 2}
+    assert {share for name, share in found.items() if name.startswith("1.norm")} == {1}
+    decays = {p: group["weight_decay"] for group in built.param_groups for p in group["params"]}
+    assert all(decays[p] == (0.1 if p.dim() >= 2 else 0) for p in model.parameters())
+
+
+def test_without_layer_decay_there_are_no_shares() -> None:
+    assert all("share" not in group for group in build_optimiser(tower(), OptimiserConfig()).param_groups)
+    with pytest.raises(ValueError, match=r"layer_decay is 0\.5: the model must have Transformer blocks"):
+        build_optimiser(nn.Linear(2, 2), OptimiserConfig(layer_decay=0.5))

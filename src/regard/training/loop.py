@@ -202,7 +202,7 @@ class Trainer(Generic[BatchT]):
         step = self.progress.step + 1
         rate = self.schedule(step)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("share", 1.0)
         self.model.train()
         gradient, results = gradients.compute(shards)
         tokens = sum(result.tokens for result in results)

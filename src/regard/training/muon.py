@@ -12,7 +12,8 @@ the longer. Forward and backward pass over T positions spend 3 · T · m · n on
 (3 T) of that: 5 m / T for a square one, which is little for large batches and much for small ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from regard.models.convolutions import Stages
 from regard.training.errors import TrainingError
+from regard.training.layer_decay import divided
 from regard.transformer import Block, FeedForward, MultiHeadAttention
 
 # The quintic a x + b x³ + c x⁵ that moves singular values in (0, 1] fastest towards 1; after five rounds they are
@@ -76,6 +78,7 @@ class Muon(torch.optim.AdamW):
         betas: decay of AdamW's two moments.
         epsilon: added to the root of AdamW's second moment.
         weight_decay: λ, decoupled, on matrices alone.
+        shares: the part of the rate that each parameter learns at; all of it where this is empty.
 
     Raises:
         TrainingError: if none of these of the model has a matrix that requires gradients.
@@ -89,6 +92,7 @@ class Muon(torch.optim.AdamW):
         betas: tuple[float, float] = (0.9, 0.95),
         epsilon: float = 1e-8,
         weight_decay: float = 0.1,
+        shares: Mapping[Tensor, float] = MappingProxyType({}),
     ) -> None:
         hidden = hidden_matrices(model)
         if not hidden:
@@ -102,7 +106,7 @@ class Muon(torch.optim.AdamW):
             {"params": [p for p in rest if p.dim() >= 2], "weight_decay": weight_decay, "rows": None, "momentum": None},
             {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0, "rows": None, "momentum": None},
         ]
-        groups = [group for group in groups if group["params"]]
+        groups = divided([group for group in groups if group["params"]], shares)
         super().__init__(groups, lr=0.0, betas=betas, eps=epsilon, fused=True)
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.training.errors import TrainingError
+from regard.training.layer_decay import divided, shares_of_rate
 from regard.training.muon import Muon
 
 ScheduleName = Literal["inverse-sqrt", "cosine", "linear", "wsd", "constant"]
@@ -30,25 +31,29 @@ class OptimiserConfig:
     betas: tuple[float, float] = (0.9, 0.98)  # decay of Adam's two moments; 0.98 as in arXiv 1706.03762
     epsilon: float = 1e-9  # added to the root of the second moment
     weight_decay: float = 0.0  # decoupled (AdamW), on matrices only; 0 is Adam
+    layer_decay: float = 1.0  # a layer's rate as a part of that of the layer above it
 
 
 def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
     """AdamW, or Muon, over the parameters of a model that require gradients; see `regard.training.muon`.
 
-    Weight decay applies to tensors of two or more dimensions; norms and biases are never decayed.
+    Weight decay applies to tensors of two or more dimensions; norms and biases are never decayed. A group whose "share"
+    is there learns at that part of the rate; see `regard.training.layer_decay`.
 
     Args:
         model: the module to be trained.
         config: rates, moments and decay.
 
     Raises:
-        TrainingError: if no parameter of the model requires gradients, or Muon finds no Transformer block.
+        TrainingError: if no parameter of the model requires gradients, or Muon, or a layer_decay other than 1, finds no
+            Transformer block.
 
     Adam: arXiv 1412.6980. AdamW: arXiv 1711.05101.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise TrainingError("model has no parameter that requires gradients; at least one must")
+    shares = {} if config.layer_decay == 1 else shares_of_rate(model, config.layer_decay)
     if config.optimiser == "muon":
         return Muon(
             model,
@@ -56,6 +61,7 @@ def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Op
             betas=config.betas,
             epsilon=config.epsilon,
             weight_decay=config.weight_decay,
+            shares=shares,
         )
     if config.optimiser != "adamw":
         raise TrainingError(f"optimiser is {config.optimiser!r}; it may be 'adamw' or 'muon'")
@@ -66,7 +72,7 @@ def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Op
         for group, decay in ((matrices, config.weight_decay), (vectors, 0.0))
         if group
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.epsilon, fused=True)
+    return torch.optim.AdamW(divided(groups, shares), lr=0.0, betas=config.betas, eps=config.epsilon, fused=True)
 
 
 def build_schedule(config: OptimiserConfig, steps: int) -> Schedule:

@@ -15,6 +15,7 @@ NOT_NEGATIVE: Range = (lambda x: 0 <= x < float("inf"), "0 or more")
 POSITIVE: Range = (lambda x: 0 < x < float("inf"), "more than 0")
 PROBABILITY: Range = (lambda x: 0 <= x <= 1, "from 0 to 1")
 PART: Range = (lambda x: 0 <= x < 1, "0 or more and less than 1")
+SHARE: Range = (lambda x: 0 < x <= 1, "more than 0 and at most 1")
 BETWEEN: Range = (lambda x: 0 < x < 1, "more than 0 and less than 1")
 
 _NAMES: dict[Range, tuple[str, ...]] = {
@@ -35,6 +36,7 @@ _NAMES: dict[Range, tuple[str, ...]] = {
     PART: (
         *("dropout", "attention_dropout", "activation_dropout", "bpe_dropout", "label_smoothing", "momentum"),
     ),
+    SHARE: ("layer_decay",),
     BETWEEN: ("ema", "validation_fraction", "masked"),
 }  # fmt: skip
 RANGES = {name: allowed for allowed, names in _NAMES.items() for name in names}

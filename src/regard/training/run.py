@@ -48,6 +48,7 @@ class Recipe:
     epsilon: float = 1e-8
     momentum: float = 0.95  # Muon's
     weight_decay: float = 0.1  # on matrices alone
+    layer_decay: float = 1.0  # a layer's rate as a part of that of the layer above it; 0.8 or so for fine-tuning
     clip: float | None = 1.0  # longest gradient; None leaves it as it is
     dropout: float | None = None  # of every sublayer's output; None leaves the model as it is
     precision: Precision = "float32"  # of matrix products in training; bfloat16 has fewer digits
