@@ -3,7 +3,7 @@
     python benchmarks/models.py                    everything, about half an hour on one thread
     python benchmarks/models.py --quick            every figure on little text, in about five minutes
     python benchmarks/models.py embed              2,000 sentences of unequal length as vectors
-    python benchmarks/models.py decode             128 pieces after 512
+    python benchmarks/models.py decode             128 pieces after 512, random ones or those of --after FILE
     python benchmarks/models.py prefill            2,048 pieces at once
     python benchmarks/models.py --rivals DIR       looks for rivals there, too
     python benchmarks/models.py --json FILE        also writes every figure to a file
@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", type=int, default=2000, help="texts to embed at most; default: 2000")
     add("--prompt", type=int, help="pieces read before writing (512), or read at once (2048)")
     add("--tokens", type=int, default=128, help="pieces to write; default: 128")
+    add("--after", type=Path, metavar="FILE", help="write after this text's first pieces; after random ones by default")
     add("--perplexity", type=Path, metavar="FILE", help="measure it on this text, in float32 and in eight bits")
     add("--no-memory", action="store_true", help="leave out the processes that measure memory")
     add("--rivals", type=Path, metavar="DIR", help="where pip put rivals that are not installed")
@@ -124,14 +125,15 @@ def _text(job: str, options: argparse.Namespace) -> Comparison:
     with _smollm(options) as (path, gguf):
         sizes: dict[str, Any] = {"threads": options.threads, "rounds": options.rounds, "gguf": gguf}
         if job == "decode":
-            text = None if options.perplexity is None else options.perplexity.read_text(encoding="utf-8")
+            given = {"text": options.perplexity, "after": options.after}
+            texts = {name: None if file is None else file.read_text(encoding="utf-8") for name, file in given.items()}
             prompt, tokens = options.prompt or 512, options.tokens
-            found = decoding.decode(path, prompt=prompt, tokens=tokens, text=text, **sizes)
+            found = decoding.decode(path, prompt=prompt, tokens=tokens, **texts, **sizes)
         else:
             prompt, tokens = options.prompt or 2048, 0
             found = decoding.prefill(path, prompt=prompt, **sizes)
         if not options.no_memory:
-            for side in found.seconds:
+            for side in (side for side in found.seconds if side in decoding.MEASURED_PEAKS):
                 given = gguf if side == decoding.LLAMA_CPP else path
                 more = ["--smollm", str(given), "--prompt", str(prompt), "--tokens", str(tokens), *_rivals(options)]
                 found.peaks[side] = peak_of(job, side, options.threads, more)

@@ -62,7 +62,8 @@ def test_pieces_are_those_of_the_rivals(decoder: Path):
     assert found.notes[decoding.LLAMA_CPP] == "not measured: there is no GGUF file"
     exact, rounded = found.notes["perplexity"].values()
     assert exact > 1 and rounded == pytest.approx(exact, rel=0.2)
-    assert [*found.seconds] == ["regard", "transformers", decoding.INT8]
+    sides = ["regard", decoding.SINGLE, "transformers", decoding.THEIR_LOOKUP, decoding.INT8]
+    assert [*found.seconds] == sides
     found = decoding.prefill(decoder, threads=1, rounds=1, prompt=30)
     assert found.notes["largest_difference"] < 1e-4
 

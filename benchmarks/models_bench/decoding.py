@@ -17,6 +17,9 @@ import torch.nn.functional as F
 from models_bench.comparing import OURS, THEIRS, Comparison, absent, compare, own_peak
 
 INT8, LLAMA_CPP = "regard, weights in eight bits", "llama-cpp-python, quantised"
+SINGLE, THEIR_LOOKUP = "regard, a piece at a time", "transformers, prompt lookup"
+MEASURED_PEAKS = (OURS, THEIRS, INT8, LLAMA_CPP)
+"""The sides whose memory is measured: how pieces are guessed changes none."""
 
 
 def ours(path: Path) -> Any:
@@ -41,18 +44,20 @@ def theirs(path: Path) -> Any:
     return transformers.LlamaForCausalLM.from_pretrained(path, attn_implementation="sdpa", dtype=torch.float32).eval()
 
 
-def our_answer(model: Any, ids: torch.Tensor, tokens: int) -> list[int]:
+def our_answer(model: Any, ids: torch.Tensor, tokens: int, *, lookup: bool = True) -> list[int]:
     """The pieces that regard writes after ids (1, L)."""
     from regard.generation import GenerationSettings, generate_ids
 
-    return list(generate_ids(model, ids.tolist(), GenerationSettings(max_new_tokens=tokens))[0].ids)
+    settings = GenerationSettings(max_new_tokens=tokens, lookup=lookup)
+    return list(generate_ids(model, ids.tolist(), settings)[0].ids)
 
 
-def their_answer(model: Any, ids: torch.Tensor, tokens: int) -> list[int]:
-    """The pieces that transformers writes."""
+def their_answer(model: Any, ids: torch.Tensor, tokens: int, *, lookup: int | None = None) -> list[int]:
+    """The pieces that transformers writes, with its prompt lookup of so many pieces, or without."""
     model.generation_config.eos_token_id = None
+    options = {} if lookup is None else {"prompt_lookup_num_tokens": lookup}
     out = model.generate(
-        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0
+        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0, **options
     )
     return out[0, ids.shape[1] :].tolist()
 
@@ -123,6 +128,7 @@ def decode(
     tokens: int,
     gguf: Path | None = None,
     text: str | None = None,
+    after: str | None = None,
 ) -> Comparison:
     """All figures of writing, but memory.
 
@@ -134,21 +140,28 @@ def decode(
         tokens: pieces that are written.
         gguf: the same model's file, for llama-cpp-python.
         text: perplexity is measured on this one, in float32 and in eight bits.
+        after: the text whose first pieces are the prompt; random pieces unless given.
     """
+    from regard.models import load
+
     torch.set_num_threads(threads)
     mine, eight, other = ours(path), ours_int8(path), theirs(path)
-    ids = random_prompt(mine.config.vocab_size, prompt)
-    answers = {OURS: our_answer(mine, ids, tokens), THEIRS: their_answer(other, ids, tokens)}
+    if after is None:
+        ids = random_prompt(mine.config.vocab_size, prompt)
+    else:
+        ids = torch.tensor([load(gguf or path).tokenizer.encode(after).ids[:prompt]])
+        prompt = ids.shape[1]
     sides: dict[str, Callable[[], object]] = {
         OURS: lambda: our_answer(mine, ids, tokens),
+        SINGLE: lambda: our_answer(mine, ids, tokens, lookup=False),
         THEIRS: lambda: their_answer(other, ids, tokens),
+        THEIR_LOOKUP: lambda: their_answer(other, ids, tokens, lookup=10),
         INT8: lambda: our_answer(eight, ids, tokens),
     }
-    notes: dict[str, Any] = {"same_pieces": answers[OURS] == answers[THEIRS]}
+    exact = [side() for name, side in sides.items() if name != INT8]
+    notes: dict[str, Any] = {"same_pieces": all(answer == exact[0] for answer in exact)}
     notes |= _beside(sides, gguf, prompt + tokens, threads, lambda model: model.answer(ids[0].tolist(), tokens))
     if text is not None:
-        from regard.models import load
-
         pieces = list(load(gguf or path).tokenizer.encode(text).ids[: mine.config.max_positions])
         notes["perplexity"] = {"float32": perplexity(mine, pieces), "int8": perplexity(eight, pieces)}
         notes["perplexity_pieces"] = len(pieces)

@@ -137,7 +137,7 @@ def test_finished_entries_leave_the_batch(prompts: list[list[int]], stop_ids: li
             rows.append(len(pieces))
             return watched(self, pieces, position)
 
-    chosen = GenerationSettings(max_new_tokens=8, stop_ids=tuple(stop_ids))
+    chosen = GenerationSettings(max_new_tokens=8, stop_ids=tuple(stop_ids), lookup=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CausalSteps", Watched)
         answers = generate_ids(model, prompts, chosen)

@@ -22,6 +22,12 @@ _SETTINGS: dict[str, Any] = {
     "beams": Annotated[int | None, typer.Option(min=1, help="Hypotheses of a beam search; 1 is none.")],
     "stop": Annotated[list[str] | None, typer.Option(help="A text that ends the answer; may be given several times.")],
     "seed": Annotated[int | None, typer.Option(min=0, help="Of the random numbers: the same seed, the same answer.")],
+    "lookup": Annotated[
+        bool | None,
+        typer.Option(
+            "--lookup/--no-lookup", help="Write several pieces a step where the text repeats itself; on unless given."
+        ),
+    ],
     "int8": Annotated[
         bool | None, typer.Option("--int8", help="Keep the weights in eight bits: faster, a little less exact.")
     ],

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from regard.attention import KVCache
+from regard.attention.cache import Slot
 
 
 class CausalModel(Protocol):
@@ -90,6 +91,22 @@ class CausalSteps:
         start = self._length + position
         hidden = self._model.hidden(pieces[:, None], start=start, padding=self._padding, cache=self._cache)
         return self._model.logits(hidden[:, -1])[:, : self._vocabulary]  # (N, V)
+
+    @property
+    def forgets(self) -> bool:
+        """Whether pieces that were read can be taken back: not from a cache that keeps a window alone."""
+        return all(type(slot) is Slot for slot in self._cache)
+
+    def scores_after_each(self, pieces: Sequence[int], position: int) -> Tensor:
+        """Scores (n, V) of what follows each of n pieces of the only entry's answer, the first at `position`.
+
+        What was read beyond `position` before is forgotten first; see `forgets`.
+        """
+        start = self._length + position
+        self._cache.truncate(start)
+        ids = torch.tensor([[*pieces]], device=next(self._model.parameters()).device)  # type: ignore[attr-defined]
+        hidden = self._model.hidden(ids, start=start, padding=self._padding, cache=self._cache)
+        return self._model.logits(hidden[0])[:, : self._vocabulary]
 
     def follow(self, rows: Tensor) -> None:
         """See `Steps.follow`."""

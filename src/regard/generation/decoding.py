@@ -14,6 +14,7 @@ from torch import Tensor
 
 from regard.generation.beam import beam_search
 from regard.generation.causal import PREFILL_POSITIONS, CausalModel, CausalSteps
+from regard.generation.lookup import Lookup
 from regard.generation.sampling import Sampler, texts
 from regard.generation.settings import GenerationSettings, SettingsError
 from regard.generation.steps import EncoderDecoderSteps, Steps
@@ -135,6 +136,9 @@ def stream_ids(
     steps = _steps(model, prompts, sources, capacity, prefill, vocabulary)
     scores = steps.prompt_scores()  # (N, V)
     sampler = Sampler(settings, prompts, scores.shape[1], limits=rooms, seeds=seeds, device=scores.device)
+    if len(entries) == 1 and settings.looks_up and isinstance(steps, CausalSteps) and steps.forgets:
+        yield from _looked_up(steps, scores, sampler, entries[0], prompts[0], settings.stop_ids)
+        return
     position = 0
     while True:
         pieces, logs = sampler(scores)
@@ -156,6 +160,41 @@ def stream_ids(
             return
         scores = steps.scores(pieces, position)
         position += 1
+
+
+def _looked_up(
+    steps: CausalSteps,
+    scores: Tensor,
+    sampler: Sampler,
+    entry: _Entry,
+    prompt: Sequence[int],
+    stop_ids: Sequence[int],
+) -> Iterator[Written]:
+    """One answer, the likeliest piece each time, several pieces a step where the text has been like this before.
+
+    Args:
+        steps: after the prompt.
+        scores: (1, V), of what follows it.
+        sampler: of the settings, which take the likeliest piece.
+        entry: the answer.
+        prompt: what it goes on from.
+        stop_ids: pieces that end it.
+    """
+    lookup = Lookup(prompt)
+    guess: list[int] = []
+    while True:
+        pieces, logs = sampler(scores)  # of what follows the last piece, and each piece of the guess
+        found = pieces.tolist()
+        right = next((i for i, piece in enumerate(guess) if piece != found[i]), len(guess))
+        lookup.judge(guess, right)
+        for piece, log in zip(found[: right + 1], logs.tolist(), strict=False):
+            written = entry.write(piece, log, stop_ids)
+            lookup.feed(piece)
+            yield written
+            if written.finish is not None:
+                return
+        guess = lookup.guess(entry.room - len(entry.ids) - 1)
+        scores = steps.scores_after_each([entry.ids[-1], *guess], len(entry.ids) - 1)
 
 
 def generate_ids(

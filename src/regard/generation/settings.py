@@ -58,6 +58,8 @@ class GenerationSettings:
         stop_ids: pieces that end an answer.
         stop: texts that end an answer, which they are no part of.
         seed: of the random numbers; None is another one each time.
+        lookup: whether one text that is continued greedily, by scores that no filter changes, is written several pieces
+            a step where it has been the same before (`regard.generation.lookup`): the same answer to rounding, sooner.
 
     Raises:
         SettingsError: if one of them is not what it may be, or beams come with what needs one beam.
@@ -76,6 +78,7 @@ class GenerationSettings:
     stop_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    lookup: bool = True
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -108,6 +111,11 @@ class GenerationSettings:
     def filters(self) -> bool:
         """Whether the scores of a piece are changed before one is drawn."""
         return self.repetition_penalty != 1 or bool(self.constraints) or self.temperature > 0
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether several pieces of one text may be written a step."""
+        return self.lookup and not self.filters and self.beams == 1
 
     def _check_stops(self) -> None:
         for name, kind, what in (("stop_ids", int, "whole numbers of at least 0"), ("stop", str, "texts")):
