@@ -30,6 +30,7 @@ def heatmap(values: Tensor, rows: Sequence[str], columns: Sequence[str], name: s
     """
     if values.shape != (len(rows), len(columns)):
         raise ValueError(f"values has shape {tuple(values.shape)}; there are {len(rows)} × {len(columns)} labels")
+    rows, columns = ([label.replace("–", "-") for label in labels] for labels in (rows, columns))  # not in the font
     font = ImageFont.load_default(_FONT)
     wide, high = (round(max(font.getlength(label) for label in labels)) + 6 for labels in (rows, columns))
     cell = max(14, min(40, 560 // len(columns)))
