@@ -47,13 +47,15 @@ def test_there_are_commands():
 def test_commands_work(command: str, tmp_path: Path):
     (tmp_path / "caption.txt").write_text("Two dogs play in the snow.\n", encoding="utf-8")
     (tmp_path / "captions.en").write_text("Two dogs play in the snow.\nA man sleeps.\n", encoding="utf-8")
+    scene().save(tmp_path / "photo.png")
+    write_sound(tmp_path / "speech.wav", speech_like(1.0))
     words = shlex.split(command)
     line = command.replace("regard", f"{shlex.quote(sys.executable)} -m regard.cli", 1)
     done = subprocess.run(
         ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, (words, done.stderr)
-    assert len(list(tmp_path.iterdir())) > 2 or done.stdout
+    assert len(list(tmp_path.iterdir())) > 4 or done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -125,7 +125,8 @@ def test_an_interrupt_returns_what_there_is(write: GenerationPipeline, monkeypat
 
     monkeypatch.setattr(write.model, "hidden", watched)
     answer = write(PROMPTS[0])
-    assert answer.finish == "interrupted" and answer.ids == whole.ids[:3]
+    assert answer.finish == "interrupted" and 3 <= len(answer.ids) < len(whole.ids)
+    assert answer.ids == whole.ids[: len(answer.ids)]
 
 
 def test_the_checkpoint_recommends(tmp_path: Path):

@@ -138,12 +138,19 @@ def stream_ids(
     sampler = Sampler(settings, prompts, scores.shape[1], limits=rooms, seeds=seeds, device=scores.device)
     if len(entries) == 1 and settings.looks_up and isinstance(steps, CausalSteps) and steps.forgets:
         yield from _looked_up(steps, scores, sampler, entries[0], prompts[0], settings.stop_ids)
-        return
+    else:
+        yield from _together(steps, scores, sampler, entries, settings.stop_ids)
+
+
+def _together(
+    steps: Steps, scores: Tensor, sampler: Sampler, entries: list[_Entry], stop_ids: Sequence[int]
+) -> Iterator[Written]:
+    """All answers, a piece of each a step; see `_looked_up`."""
     position = 0
     while True:
         pieces, logs = sampler(scores)
         written = [
-            entry.write(piece, log, settings.stop_ids)
+            entry.write(piece, log, stop_ids)
             for entry, piece, log in zip(entries, pieces.tolist(), logs.tolist(), strict=True)
         ]
         going = [row for row, piece in enumerate(written) if piece.finish is None]
