@@ -8,10 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import regard
+from regard.attention import DynamicScaling
 from regard.generation import CausalSteps, GenerationSettings, generate_ids
 from regard.generation.lookup import Lookup
 from regard.models.gpt2 import GPT2, GPT2Config
 from regard.models.llama import Llama, LlamaConfig
+from regard.relations.capture.modules import followed
 
 texts = st.lists(st.integers(0, 3), min_size=1, max_size=40)
 
@@ -97,6 +100,50 @@ def test_the_answer_is_the_same_with_and_without(kind: str, seed: int, prompt: l
     slow = generate_ids(model, [prompt], GenerationSettings(max_new_tokens=room, stop_ids=tuple(stop), lookup=False))[0]
     assert (fast.ids, fast.finish) == (slow.ids, slow.finish)
     assert fast.log_probabilities == pytest.approx(slow.log_probabilities, abs=1e-6)
+
+
+@given(seed=st.integers(0, 10**6))
+def test_angles_that_follow_the_length_of_a_call_are_not_shared_by_a_guess(seed: int):
+    torch.manual_seed(seed)
+    scaling = DynamicScaling(4.0, 24)
+    model = Llama(LlamaConfig(8, 16, 2, 2, 1, 8, 16, 96, rotary_base=100.0, rotary_scaling=scaling)).double().eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.6)
+    fast, slow = (
+        generate_ids(model, [[1, 2, 3, 4] * 3], GenerationSettings(max_new_tokens=40, lookup=lookup))[0]
+        for lookup in (True, False)
+    )
+    assert fast == slow
+
+
+def test_who_looks_sees_what_was_written_and_no_wrong_guess():
+    torch.manual_seed(3)
+    model = Llama(LlamaConfig(6, 16, 2, 2, 1, 8, 16, 64)).eval()
+    settings = GenerationSettings(max_new_tokens=20)
+    with regard.observe(model) as relations:
+        seen = generate_ids(model, [[1, 2, 3] * 4], settings)[0]
+        assert followed(model) and followed(model.decoder) and not followed(Llama(model.config))
+    assert not followed(model)
+    assert seen.ids == generate_ids(model, [[1, 2, 3] * 4], settings)[0].ids
+    for site in relations.sites:
+        assert [step.received.shape[2] for step in relations.steps(site.path)] == [*range(12, 32)]
+        assert relations.weights(site.path, step=3).shape == (2, 1, 15)
+
+
+def test_scores_after_the_end_of_an_answer_are_not_looked_at(monkeypatch: pytest.MonkeyPatch):
+    model = Table([1, 2, 3, 0, 1])
+    usual = model.logits
+
+    def logits(hidden: Tensor) -> Tensor:
+        scores = usual(hidden)
+        last = model._last[0, -len(scores) :]
+        return scores.masked_fill((last == 3)[:, None], torch.nan)
+
+    monkeypatch.setattr(model, "logits", logits)
+    settings = GenerationSettings(max_new_tokens=30, stop_ids=(3,))
+    answer = generate_ids(model, [[0, 1, 2, 3, 0, 1]], settings)[0]  # pyright: ignore[reportArgumentType]
+    assert (answer.ids, answer.finish) == ((2, 3), "stop")
+    assert model.calls == 2
 
 
 def test_what_draws_filters_or_forgets_is_written_a_piece_at_a_time(monkeypatch: pytest.MonkeyPatch):

@@ -7,6 +7,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from regard.relations.capture import modes
 from regard.relations.capture.modes import Net, nets_taken_off
 
 
@@ -62,6 +63,20 @@ def test_they_are_back_after_an_exception() -> None:
         with pytest.raises(ValueError, match="such"), nets_taken_off():
             raise ValueError("such")
         assert all(counts(a, b))
+
+
+def test_they_are_back_after_an_interrupt_while_they_are_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = modes._STACKS[0]._replace(pop=_interrupted)
+    with OperatorNet() as a, OperatorNet() as b, FunctionNet() as c:
+        with monkeypatch.context() as changed:
+            changed.setattr(modes, "_STACKS", [modes._STACKS[1], broken])
+            with pytest.raises(KeyboardInterrupt), modes.nets_taken_off():
+                pass
+        assert all(counts(a, b, c))
+
+
+def _interrupted() -> object:
+    raise KeyboardInterrupt
 
 
 def test_modes_of_others_stay_and_so_does_what_lies_below_them() -> None:

@@ -188,6 +188,11 @@ class Rotary(nn.Module):
         self._tables: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
         self._last: tuple[tuple[int, int, torch.device], tuple[Tensor, Tensor]] | None = None
 
+    @property
+    def follows_length(self) -> bool:
+        """Whether the angles of a position depend on how far the call goes that it is in."""
+        return isinstance(self.scaling, DynamicScaling)
+
     def frequencies(self, length: int = 0) -> tuple[Tensor, float]:
         """Inverse frequencies (R/2,) in float64 for a context of `length`, and the factor on cos and sin."""
         plain = self.base ** (-torch.arange(0, self.size, 2, dtype=torch.float64) / self.size)
@@ -197,7 +202,7 @@ class Rotary(nn.Module):
         """cos and sin of the positions 0 … length - 1: two (length, R/2) float32 tensors."""
         device = device or torch.device("cpu")
         # A frequency that depends on the length must not be answered from a longer table.
-        capacity = length if isinstance(self.scaling, DynamicScaling) else max(64, 1 << (length - 1).bit_length())
+        capacity = length if self.follows_length else max(64, 1 << (length - 1).bit_length())
         if (capacity, device) not in self._tables:
             with torch.inference_mode(False):  # tables made while evaluating must serve training, too
                 frequencies, factor = self.frequencies(length)

@@ -6,13 +6,15 @@ N | entries, or hypotheses of them    L | positions, padding among them    V | v
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.attention import KVCache
 from regard.attention.cache import Slot
+from regard.attention.position import Rotary
+from regard.relations.capture.modules import followed
 
 
 class CausalModel(Protocol):
@@ -94,8 +96,18 @@ class CausalSteps:
 
     @property
     def forgets(self) -> bool:
-        """Whether pieces that were read can be taken back: not from a cache that keeps a window alone."""
-        return all(type(slot) is Slot for slot in self._cache)
+        """Whether pieces that were read can be taken back without a trace.
+
+        Not from a cache that keeps a window alone, nor where the length that a call comes to turns the keys it caches.
+        """
+        modules = cast("nn.Module", self._model).modules()
+        turned = any(isinstance(module, Rotary) and module.follows_length for module in modules)
+        return not turned and all(type(slot) is Slot for slot in self._cache)
+
+    @property
+    def followed(self) -> bool:
+        """Whether somebody observes the model now."""
+        return followed(cast("nn.Module", self._model))
 
     def scores_after_each(self, pieces: Sequence[int], position: int) -> Tensor:
         """Scores (n, V) of what follows each of n pieces of the only entry's answer, the first at `position`.

@@ -179,6 +179,8 @@ def _looked_up(
 ) -> Iterator[Written]:
     """One answer, the likeliest piece each time, several pieces a step where the text has been like this before.
 
+    While somebody observes or ablates the model it is a piece a step: a wrong guess is no part of the text to be seen.
+
     Args:
         steps: after the prompt.
         scores: (1, V), of what follows it.
@@ -190,17 +192,20 @@ def _looked_up(
     lookup = Lookup(prompt)
     guess: list[int] = []
     while True:
-        pieces, logs = sampler(scores)  # of what follows the last piece, and each piece of the guess
-        found = pieces.tolist()
-        right = next((i for i, piece in enumerate(guess) if piece != found[i]), len(guess))
-        lookup.judge(guess, right)
-        for piece, log in zip(found[: right + 1], logs.tolist(), strict=False):
-            written = entry.write(piece, log, stop_ids)
+        right = 0
+        for after in scores.split(1):  # what follows the last piece, then each piece of the guess while it is right
+            pieces, logs = sampler(after)
+            piece = int(pieces)
+            written = entry.write(piece, float(logs), stop_ids)
             lookup.feed(piece)
             yield written
             if written.finish is not None:
                 return
-        guess = lookup.guess(entry.room - len(entry.ids) - 1)
+            if guess[right : right + 1] != [piece]:
+                break
+            right += 1
+        lookup.judge(guess, right)
+        guess = [] if steps.followed else lookup.guess(entry.room - len(entry.ids) - 1)
         scores = steps.scores_after_each([entry.ids[-1], *guess], len(entry.ids) - 1)
 
 

@@ -102,6 +102,9 @@ class GenerationSettings:
             value: object = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise SettingsError(f"{name} is {value!r}: it must be a number {bounds}")
+        lookup: object = self.lookup
+        if not isinstance(lookup, bool):
+            raise SettingsError(f"lookup is {lookup!r}: it must be True or False")
         if self.early_stopping not in (True, False, "never"):
             raise SettingsError(f'early_stopping is {self.early_stopping!r}: it must be True, False or "never"')
         self._check_stops()

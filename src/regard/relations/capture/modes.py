@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from torch import overrides
@@ -50,12 +51,13 @@ def nets_taken_off() -> Generator[None]:
 
     Nets below somebody else's mode stay.
     """
-    taken: list[tuple[_Stack, object]] = []
-    for stack in _STACKS:
-        while (depth := stack.depth()) and isinstance(stack.at(depth - 1), Net):
-            taken.append((stack, stack.pop()))
+    before = [(stack, [stack.at(i) for i in range(stack.depth())]) for stack in _STACKS]
     try:
+        for stack, modes in before:
+            for _ in takewhile(lambda mode: isinstance(mode, Net), reversed(modes)):
+                stack.pop()
         yield
     finally:
-        for stack, net in reversed(taken):
-            stack.push(net)
+        for stack, modes in before:
+            for net in modes[stack.depth() :]:
+                stack.push(net)

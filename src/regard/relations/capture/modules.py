@@ -55,6 +55,15 @@ class UnderWay:
         return "cross" if Lq != Lk and lengths == [Lq, Lk] else "self"
 
 
+_followed: list[nn.Module] = []
+"""Models that some `Stack` has hooks on, as often as it is so."""
+
+
+def followed(model: nn.Module) -> bool:
+    """Whether somebody observes or ablates this model now, or a part of it, or one that it is part of."""
+    return any(model in found.modules() or found in model.modules() for found in _followed)
+
+
 class Stack:
     """The modules of one model under way, innermost last, each thread its own.
 
@@ -67,6 +76,7 @@ class Stack:
         self._entered, self._left = entered, left
         self._here = threading.local()
         self._handles: list[RemovableHandle] = []
+        self._models: list[nn.Module] = []
 
     @property
     def under_way(self) -> list[UnderWay]:
@@ -83,6 +93,8 @@ class Stack:
         """
         if isinstance(model, ScriptModule):
             raise ValueError(f"model is a {type(model).__name__}; it must be the module that was scripted")
+        self._models.append(model)
+        _followed.append(model)
         for path, module in model.named_modules():
             if not isinstance(module, ScriptModule) or isinstance(module, TopLevelTracedModule):
                 self._handles += self._hook(path, module, only)
@@ -109,6 +121,8 @@ class Stack:
         """Takes every hook away, and leaves what an interrupt has left under way in this thread."""
         for handle in self._handles:
             handle.remove()
+        while self._models:
+            _followed.remove(self._models.pop())
         if self.under_way:
             self.under_way.clear()
             self._left(False)

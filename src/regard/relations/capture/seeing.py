@@ -49,12 +49,13 @@ def seers_here() -> list[Seer]:
 @contextmanager
 def ours() -> Generator[None]:
     """What is computed meanwhile in this thread is not the model's: nobody looks for attention in it."""
-    _thread.ours += 1
+    before = _thread.ours
     try:
+        _thread.ours = before + 1
         with nets_taken_off():
             yield
     finally:
-        _thread.ours -= 1
+        _thread.ours = before
 
 
 def transformed() -> str | None:
