@@ -23,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _in_a_process(*arguments: str | bytes, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command: list[str | bytes] = [sys.executable, "-m", "regard.cli", *arguments]
+    command: list[str | bytes] = [sys.executable, "-m", "regard", *arguments]
     return subprocess.run(command, input=stdin, capture_output=True, check=False)
 
 
@@ -192,7 +192,7 @@ def test_wrong_use_is_one_line_with_a_hint(run: Run, arguments: list[str], words
 
 def _in_a_shell(line: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """Runs the command with what a shell makes of its streams."""
-    command = ["sh", "-c", f'"$@" {line}', "sh", sys.executable, "-m", "regard.cli", *arguments]
+    command = ["sh", "-c", f'"$@" {line}', "sh", sys.executable, "-m", "regard", *arguments]
     return subprocess.run(command, capture_output=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
@@ -240,7 +240,7 @@ class Interrupt:
 
 module = sys.argv.pop()
 sys.meta_path.insert(0, Interrupt())
-runpy.run_module("regard.cli", run_name="__main__")
+runpy.run_module("regard", run_name="__main__")
 """
     command = [sys.executable, "-c", code, "translate", "--model", str(model), module]
     result = subprocess.run(command, input=b"snow\n", capture_output=True, check=False)
@@ -250,7 +250,7 @@ runpy.run_module("regard.cli", run_name="__main__")
 
 def test_json_is_utf8_whatever_the_terminal_speaks(model: Path):
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    command = [sys.executable, "-m", "regard.cli", "see", "Größe", "--json", "--model", str(model)]
+    command = [sys.executable, "-m", "regard", "see", "Größe", "--json", "--model", str(model)]
     result = subprocess.run(command, capture_output=True, env=environment, check=True)
     assert json.loads(result.stdout.decode("utf-8"))["input"] == "Größe"
 

@@ -50,7 +50,7 @@ def test_commands_work(command: str, tmp_path: Path):
     scene().save(tmp_path / "photo.png")
     write_sound(tmp_path / "speech.wav", speech_like(1.0))
     words = shlex.split(command)
-    line = command.replace("regard", f"{shlex.quote(sys.executable)} -m regard.cli", 1)
+    line = command.replace("regard", f"{shlex.quote(sys.executable)} -m regard", 1)
     done = subprocess.run(
         ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )

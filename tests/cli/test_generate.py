@@ -86,7 +86,7 @@ class Terminal:
         if self.pid == 0:  # what other tests left of Ctrl-C is not this command's
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-            os.execv(sys.executable, [sys.executable, "-m", "regard.cli", *map(str, args)])
+            os.execv(sys.executable, [sys.executable, "-m", "regard", *map(str, args)])
         self.seen = ""
 
     def wait_for(self, text: str) -> str:

@@ -125,7 +125,7 @@ def test_nothing_is_written_where_a_line_is_bad(run: Run, models: dict[str, Path
 
 
 def test_a_process_of_its_own(models: dict[str, Path]):
-    command = [sys.executable, "-m", "regard.cli", "fill", "-m", str(models["fill"]), "--json", "--top", "2"]
+    command = [sys.executable, "-m", "regard", "fill", "-m", str(models["fill"]), "--json", "--top", "2"]
     result = subprocess.run(command, input=b"[MASK]\nTwo [MASK]\n", capture_output=True, timeout=200)
     assert (result.returncode, len(objects(result.stdout))) == (0, 2), result.stderr
     assert result.stderr == b"2 of 2 lines\n"

@@ -126,14 +126,14 @@ def test_what_cannot_be_answered(tmp_path: Path):
 
 def test_the_command(pair: tuple[AnsweringPipeline, Any]):
     ours, _ = pair
-    command = [sys.executable, "-m", "regard.cli", "translate", "--model", str(ours.saved.directory)]
+    command = [sys.executable, "-m", "regard", "translate", "--model", str(ours.saved.directory)]
     command += ["--job", ours.job] if ours.job else []
     result = subprocess.run(command, input="\n".join(TEXTS).encode(), capture_output=True, timeout=200)
     assert (result.returncode, result.stdout.decode()) == (0, "".join(f"{a.text}\n" for a in ours(TEXTS)))
 
 
 def test_a_model_of_one_job_has_no_other():
-    command = [sys.executable, "-m", "regard.cli", "translate", "--job", "x"]
+    command = [sys.executable, "-m", "regard", "translate", "--job", "x"]
     result = subprocess.run(command, input=b"A man.", capture_output=True, timeout=200)
     assert (result.returncode, result.stdout) == (2, b"")
     assert b"TranslationPipeline has no setting job: it has beams, alpha, batch_tokens" in result.stderr

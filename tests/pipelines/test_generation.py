@@ -169,6 +169,6 @@ def test_gpt2_continues_what_gpt2_does(tmp_path: Path):
         ids = torch.tensor([answer.prompt_ids])
         options = {"do_sample": False, "max_new_tokens": 20, "pad_token_id": 0, "suppress_tokens": [*range(330, 340)]}
         assert list(answer.ids) == theirs.generate(ids, **options)[0, ids.shape[1] :].tolist()
-    command = [sys.executable, "-m", "regard.cli", "generate", "-m", str(place), "--max-new-tokens", "20", PROMPTS[0]]
+    command = [sys.executable, "-m", "regard", "generate", "-m", str(place), "--max-new-tokens", "20", PROMPTS[0]]
     result = subprocess.run(command, capture_output=True, timeout=200)
     assert (result.returncode, result.stdout.decode()) == (0, answers[0].text + "\n")

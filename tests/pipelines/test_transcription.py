@@ -236,7 +236,7 @@ def test_sound_that_says_nothing(pair: tuple[Any, TranscriptionPipeline], tmp_pa
 
 def test_the_command(pair: tuple[Any, TranscriptionPipeline], sound: Path, tmp_path: Path):
     _, ours = pair
-    command = [sys.executable, "-m", "regard.cli", "transcribe", "-m", str(ours.checkpoint.directory)]
+    command = [sys.executable, "-m", "regard", "transcribe", "-m", str(ours.checkpoint.directory)]
 
     def run(*more: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run([*command, *more], capture_output=True, timeout=200)

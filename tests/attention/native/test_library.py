@@ -181,7 +181,7 @@ def test_another_build(library: ModuleType, tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("arguments", [["see", "Two dogs play."], ["translate", "-"]])
 def test_a_wrong_setting_is_one_line_at_the_command_line(arguments: list[str]):
     done = subprocess.run(
-        [sys.executable, "-m", "regard.cli", *arguments],
+        [sys.executable, "-m", "regard", *arguments],
         env=os.environ | {"REGARD_NATIVE": "maybe"},
         input="Two dogs play.\n",
         capture_output=True,
