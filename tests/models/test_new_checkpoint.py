@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+import regard
 from regard.models import Checkpoint, ModelError, load
 from regard.models.bert import BertConfig
 from regard.models.checkpoint import new_checkpoint
 from regard.models.classifier import to_classifier
 from regard.models.llama import LlamaConfig
 from regard.models.patch_transformer import PatchConfig
+from tests.models.small_bert import as_sentence_encoder
 
 LLAMA = LlamaConfig(
     vocab_size=40, d_model=16, layers=2, heads=4, kv_heads=2, head_size=6, feed_forward=24, max_positions=32
@@ -160,6 +162,41 @@ def test_a_classifier_keeps_the_encoder_and_a_head_for_the_same_classes() -> Non
         to_classifier(first, ["x"])
     with pytest.raises(ModelError, match="is of the family llama: it must be an encoder of text"):
         to_classifier(new_checkpoint("llama", LLAMA), ["x", "y"])
+
+
+@pytest.mark.parametrize("kind", ["Bert", "DistilBert", "Roberta"])
+def test_a_classifier_of_means_begins_with_the_mean(tmp_path: Path, kind: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        dim=16, n_layers=2, n_heads=2, hidden_dim=24, type_vocab_size=1,
+    )  # fmt: skip
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path / "theirs")
+    plain = to_classifier(_loaded(tmp_path / "theirs"), ["x", "y"])
+    means = to_classifier(_loaded(as_sentence_encoder(tmp_path / "theirs")), ["x", "y"])
+    config, longer = plain.model.config, means.model.config  # pyright: ignore[reportAttributeAccessIssue]
+    assert longer == replace(config, layers=3)  # pyright: ignore[reportArgumentType]
+    ids = torch.randint(5, 40, (2, 7))
+    model: Any = means.model.eval()
+    first: Any = plain.model.eval()
+    with torch.no_grad(), regard.observe(model) as relations:
+        rows, mixed = first.hidden(ids), model.hidden(ids)
+    weights = relations.weights("encoder.blocks.2.attention")
+    torch.testing.assert_close(weights, torch.full((2, 7, 7), 1 / 7), atol=0.01, rtol=0)
+    expected = torch.nn.functional.layer_norm(rows + 8 * rows.mean(1, keepdim=True), (16,))
+    torch.testing.assert_close(mixed, expected, atol=0.05, rtol=0.05)
+    means.save(tmp_path / "made")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "made").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-5, rtol=1e-5)
+    again = to_classifier(_loaded(tmp_path / "made"), ["x", "z"])
+    assert again.settings == means.settings | {name: again.settings[name] for name in ("id2label", "label2id")}
+
+
+def _loaded(place: Path) -> Checkpoint:
+    found = load(place)
+    assert isinstance(found, Checkpoint)
+    return found
 
 
 def test_a_classifier_keeps_the_dense_layer_of_bert(tmp_path: Path) -> None:

@@ -7,10 +7,9 @@ A checkpoint without them gets the mean of its rows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -19,21 +18,9 @@ from torch.nn import functional as F
 from regard.inputs.tokenizer import Tokenizer
 from regard.models import ModelError
 from regard.models.checkpoint import MODULES, Checkpoint
+from regard.models.sentence_encoder import POOLINGS, Pooling, modules_of, pooling_of
 from regard.pipelines.packing import PACK, Answer, Pack, Progress, Read, TextReader, Texts
 from regard.pipelines.texts import RequestError
-
-Pooling = Literal["cls", "max", "mean", "mean_sqrt_len", "weightedmean", "lasttoken"]
-"""What is made of a text's rows: the first, the largest of each feature, their mean, their sum over the square root of
-their number, a mean that weighs them 1, 2, 3 …, or the last."""
-POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
-_FLAGS: Mapping[str, Pooling] = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
 
 
 @dataclass(frozen=True)
@@ -234,7 +221,7 @@ def read_settings(checkpoint: Checkpoint) -> EmbeddingSettings:
     )
     if MODULES not in checkpoint.files:
         return settings
-    first, *steps = _steps(checkpoint, where)
+    first, *steps = modules_of(checkpoint)
     if first[0] != "Transformer" or first[1]:
         raise ModelError(
             f"{where} begins with {first[0]} in {first[1]!r}: it must be the Transformer in the same directory"
@@ -244,31 +231,4 @@ def read_settings(checkpoint: Checkpoint) -> EmbeddingSettings:
         raise ModelError(
             f"{where} has {', '.join(names) or 'nothing'} after the model: it must be Pooling, then maybe Normalize"
         )
-    return replace(settings, pooling=_pooling(checkpoint, steps[0][1]), normalize="Normalize" in names)
-
-
-def _steps(checkpoint: Checkpoint, where: str) -> list[tuple[str, str]]:
-    """The name and the folder of every module."""
-    try:
-        modules = json.loads(checkpoint.files[MODULES])
-        return [(str(m["type"]).rpartition(".")[2], str(m["path"])) for m in modules] or [("nothing", "")]
-    except (ValueError, RecursionError, TypeError, KeyError) as error:
-        raise ModelError(f"{where} is no list of modules, each with type and path") from error
-
-
-def _pooling(checkpoint: Checkpoint, folder: str) -> tuple[Pooling, ...]:
-    name = f"{folder}/config.json"
-    where = f"{checkpoint.directory / name}"
-    if name not in checkpoint.files:
-        raise ModelError(f"{where} is missing: modules.json names its folder")
-    values = checkpoint.json(name)
-    if values.get("include_prompt") is False:
-        raise ModelError(f"{where}: include_prompt is false: it must be true or left out")
-    modes = values.get("pooling_mode")  # as newer versions write it: one name or several
-    if modes is not None:
-        chosen = [modes] if isinstance(modes, str) else list(modes) if isinstance(modes, list) else []
-    else:
-        chosen = [mode for flag, mode in _FLAGS.items() if values.get(flag) is True]
-    if not chosen or not set(chosen) <= set(POOLINGS):
-        raise ModelError(f"{where} asks for the pooling {chosen}: it must be one or more of {', '.join(POOLINGS)}")
-    return tuple(mode for mode in POOLINGS if mode in chosen)  # always in this order
+    return replace(settings, pooling=pooling_of(checkpoint, steps[0][1]), normalize="Normalize" in names)
