@@ -116,7 +116,7 @@ def test_sentences_are_classified_by_all(tmp_path: Path) -> None:
     assert "of the 20 sentences of dev" in card and f"**Training** {results['transformer 1']['steps']} steps" in card
     classify = pipeline(tmp_path / "film-reviews")
     assert {label.name for label in classify("a lovely film").labels} == {"negative", "positive"}
-    files = learn_word_pieces(iter(["a lovely film", "a dull film"] * 9), 100, lowercase=True)
+    files = learn_word_pieces(lambda: ["a lovely film", "a dull film"] * 9, 100, lowercase=True)
     (tmp_path / "pieces").mkdir()
     for file, content in files.items():
         (tmp_path / "pieces" / file).write_bytes(content)
@@ -139,6 +139,18 @@ def test_the_search_tries_equally_much_on_both_sides(shakespeare: Path, tmp_path
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "search.json").read_text())["results"]
     assert len(found) == sum(len(tried) for tried in tiny_shakespeare.TRIED.values())
+
+
+@pytest.mark.parametrize(
+    ("treebank", "written"),
+    [
+        ("it 's good , they 'd say", "it's good , they'd say"),
+        ("does n't `` fly '' lrb 1984 rrb", 'doesn\'t " fly " ( 1984 )'),
+        ("a herb , ` mild '", "a herb , ' mild '"),
+    ],
+)
+def test_sentences_of_the_treebank_are_written_as_people_write_them(treebank: str, written: str) -> None:
+    assert sentiment.as_written(treebank) == written
 
 
 @pytest.mark.slow

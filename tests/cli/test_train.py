@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from regard.cli import main
+from regard.training.baselines import load_baseline
 from tests.training.media_data import write_images, write_tones
 
 SMALL = ["d_model=16", "layers=1", "heads=2", "feed_forward=24", "batch_size=4", "validate_every=2", "watch_every=0"]
 SETTINGS = [word for setting in SMALL for word in ("--set", setting)]
+_OF_BASELINES = [setting for setting in SMALL if not setting.startswith(("heads", "feed_forward"))]
+BASELINE = [*(word for setting in _OF_BASELINES for word in ("--set", setting)), "--steps", "4", "--quiet"]
 
 
 @pytest.fixture
@@ -63,10 +68,95 @@ def test_language_model(run, tmp_path: Path) -> None:
 def test_a_baseline(run, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("to be or not to be\n" * 40)
     small = ("--set", "context=8", "--set", "d_model=16", "--characters", "--threads", "1", "--quiet", "--steps", "4")
-    code, out, err = run("language-model", "text.txt", "--set", "family=lstm", *small, "--out", "run")
+    code, out, err = run("language-model", "text.txt", "--family", "lstm", *small, "--out", "run")
     assert code == 0 and out.startswith("run/model: 4 steps, validation loss ") and not err
     code, _, err = run("language-model", "text.txt", "--set", "family=tree", *small, "--out", "other")
     assert (code, err) == (2, ["regard: family is 'tree'; it may be 'transformer', 'rnn', 'lstm', 'gru'"])
+
+
+def test_what_cannot_be_leaves_nothing_behind(run, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be\n" * 40)
+    write_images(tmp_path / "photos", 12)
+    (tmp_path / "reviews.csv").write_text("text,label\n" + "good,1\nbad,0\n" * 8)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "notes.txt").write_text("mine")
+    wrong = ("d_model=15", "heads=2", "layer_decay=0.5")
+    for out, *command in (
+        ("own", "language-model", "text.txt", "--characters", "--set", "context=8"),
+        ("new", "classify-image", "photos", "--set", "patch=7"),
+        ("new", "classify-text", "reviews.csv", "--set", "vocab_size=30"),
+    ):
+        code, _, err = run(*command, *(word for one in wrong for word in ("--set", one)), "--out", out, "--quiet")
+        assert code == 2 and len(err) == 1, err
+        assert not (tmp_path / "new").exists()
+        assert [path.name for path in (tmp_path / "own").iterdir()] == ["notes.txt"]
+    small = ("--set", "context=8", "--characters", "--threads", "1", "--quiet", "--steps", "2")
+    assert run("language-model", "text.txt", *SETTINGS[:8], *small, "--out", "own")[0] == 0
+    code, _, err = run("language-model", "text.txt", "--characters", "--set", "d_model=15", "--out", "own", "--quiet")
+    assert code == 2 and "own holds another run" in err[0] and (tmp_path / "own" / "checkpoints").is_dir()
+    code, _, err = run("language-model", "text.txt", "--set", "d_model=15", "--out", "own", "--quiet", "--resume")
+    assert code == 2 and (tmp_path / "own" / "recipe.json").is_file() and (tmp_path / "own" / "data").is_dir()
+
+
+def test_what_is_not_a_run_is_not_touched(run, tmp_path: Path) -> None:
+    (tmp_path / "films.csv").write_text("text,label\n" + "a fine film,good\na dull film,bad\n" * 8)
+    for name in ("metrics.jsonl", "model", "data", "tokenizer"):
+        place = tmp_path / name.partition(".")[0] / name
+        place.parent.mkdir()
+        place.write_text("mine")
+        code, _, err = run("classify-text", "films.csv", "--out", place.parent.name, "--quiet")
+        message = f"{place.parent.name}/{name} exists and belongs to no run; move it away, or choose another directory"
+        assert (code, err) == (2, [f"regard: {message}"])
+        assert [*place.parent.iterdir()] == [place] and place.read_text() == "mine"
+
+
+def test_wrong_settings_are_one_line(run, tmp_path: Path) -> None:
+    (tmp_path / "films.csv").write_text("text,label\n" + "a fine film,good\na dull film,bad\n" * 8)
+    (tmp_path / "a.txt").write_text("one two three\n" * 30)
+    small = [*SETTINGS[:8], "--set", "vocab_size=100", "--set", "max_pieces=16", "--quiet", "--out", "run"]
+    for setting, words in (
+        ("seed=-1", "seed is -1; it may be from 0 to 2 ** 63 - 1"),
+        ("seed=99999999999999999999", "it may be from 0 to 2 ** 63 - 1"),
+        ('betas=["a",1]', "it may be a list of 2 numbers, such as [0.9, 0.95]"),
+        ("betas=[[1],2]", "it may be a list of 2 numbers, such as [0.9, 0.95]"),
+        ("betas=0.9", "betas is 0.9; it may be a list of 2 numbers"),
+        ("betas=[2,3]", "it may be 0 or more and less than 1"),
+        ("vocab_size=1000000000000", "it may be from 1 to 10,000,000"),
+        ("text=label", "text and label are both 'label'; they may be two columns"),
+        ("d_model=2000000000", "there is not enough memory for "),
+    ):
+        code, _, err = run("classify-text", "films.csv", *small, "--set", setting)
+        assert code == 2 and len(err) == 1 and words in err[0], (setting, err)
+        assert not (tmp_path / "run").exists()
+    settings = ("--set", "d_model=17", "--set", "heads=2", "--set", "vocab_size=270", "--out", "run", "--quiet")
+    code, _, err = run("translate", "a.txt", "a.txt", *settings)
+    assert code == 2 and len(err) == 1 and "the recipe's model cannot be" in err[0] and not (tmp_path / "run").exists()
+    part = ("--set", "validation_fraction=.999", "--steps", "2")
+    assert run("classify-text", "films.csv", *small, *part)[0] == 0
+    huge = ("--steps", "1", "--set", "peak_learning_rate=1e30", "--set", "schedule=constant")
+    code, _, err = run("classify-text", "films.csv", *small[:-1], "nan", *huge)
+    assert code == 2 and "validation loss is nan at step 1" in err[0] and not (tmp_path / "nan" / "model").exists()
+
+
+def test_folders_that_are_links_and_classes_that_vanish(run, tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", 12)
+    write_images(tmp_path / "others", 4)
+    (tmp_path / "photos" / "lie" / "more").symlink_to(tmp_path / "others" / "lie")
+    (tmp_path / "photos" / "lie" / "round").symlink_to(tmp_path / "photos" / "lie")
+    (tmp_path / "photos" / "gone").mkdir()
+    (tmp_path / "photos" / "gone" / "a.png").write_bytes(b"no image")
+    small = [*SETTINGS, "--set", "image_size=16", "--set", "patch=4", "--quiet", "--steps", "2", "--out", "run"]
+    code, _, err = run("classify-image", "photos", *small)
+    assert code == 0 and err[1] == "nothing can be read of the classes gone: they are left out", err
+    written = json.loads((tmp_path / "run" / "data" / "train.json").read_bytes())["labels"]
+    alone = len([*(tmp_path / "photos" / "lie").glob("*.png")]) + len([*(tmp_path / "others" / "lie").glob("*.png")])
+    assert written.count("lie") == alone
+    for path in (tmp_path / "photos" / "stand").iterdir():
+        path.write_bytes(b"no image")
+    code, _, err = run("classify-image", "photos", *small[:-1], "other")
+    assert (
+        code == 2 and "of what can be read, has only the class 'lie'" in err[0] and "are left out: it cannot" in err[0]
+    )
 
 
 def test_masked_language_model(run, tmp_path: Path) -> None:
@@ -87,7 +177,7 @@ def test_classify_text(run, tmp_path: Path) -> None:
     assert code == 0 and "accuracy" in out and "macro_f1" in out, err
     assert err[0].startswith("1 row is left out: the text is missing (films.csv, line 26)")
     code, _, err = run("classify-text", "films.csv", "--out", "other", *small)
-    assert (code, err) == (2, ["regard: films.csv has no column 'text'; it has review, stars"])
+    assert (code, err) == (2, ["regard: films.csv has no column 'text'; it has 'review', 'stars'"])
     (tmp_path / "films.tsv").write_text(rows.replace(",", "\t"))
     named = ("--set", "columns=review,stars", *small, "--out", "tsv")
     code, out, err = run("classify-text", "films.tsv", *columns, *named)
@@ -120,7 +210,15 @@ def test_classify_image(run, tmp_path: Path) -> None:
         assert code == 2 and len(err) == 1 and words in err[0], err
         assert not (tmp_path / "other").exists()
     code, _, err = run("classify-image", "photos", "--out", "other", "--family", "resnet", "--quiet")
-    assert code == 2 and err == ["regard: family is 'resnet'; it may be 'vit', 'convolutional'"]
+    assert code == 2 and err == ["regard: family is 'resnet'; it may be 'vit', 'convolutional', 'cnn'"]
+    code, out, err = run(
+        "classify-image", "photos", "--out", "cnn", "--family", "cnn", *BASELINE, "--set", "image_size=16"
+    )
+    assert code == 0 and out.startswith("cnn/model: 4 steps, validation loss ") and len(err) == 3, err
+    network = load_baseline(tmp_path / "cnn" / "model").model
+    assert network(torch.zeros(2, 3, 16, 16)).shape == (2, 2)
+    code, _, err = run("classify-image", "photos", "--out", "other", "--family", "cnn", "--set", "heads=2", "--quiet")
+    assert code == 2 and err[-1] == "regard: heads is 2; it may be null with family 'cnn'"
 
 
 def test_classify_audio(run, tmp_path: Path) -> None:
@@ -135,6 +233,19 @@ def test_classify_audio(run, tmp_path: Path) -> None:
     assert code == 2 and "is of the family audio spectrogram transformer: it must be a model of images" in err[0]
     code, _, err = run("classify-audio", "words", "--out", "other", "--precision", "float16", "--quiet")
     assert (code, err) == (2, ["regard: precision is 'float16'; it may be 'float32', 'bfloat16'"])
+
+
+@pytest.mark.parametrize("family", ["cnn", "lstm"])
+def test_baselines_of_sound(run, tmp_path: Path, family: str) -> None:
+    write_tones(tmp_path / "words", 12)
+    base = ("classify-audio", "words", "--family", family, *BASELINE, "--set", "mels=16")
+    code, out, err = run(*base, "--out", "run")
+    assert code == 0 and out.startswith("run/model: 4 steps, validation loss ") and not err
+    assert len(load_baseline(tmp_path / "run" / "model").model(torch.zeros(2, 1, 16, 30))) == 2
+    code, _, err = run(*base, "--out", "other", "--set", "patch=8")
+    assert code == 2 and err == [f"regard: patch is 8; it may be null with family '{family}'"]
+    code, _, err = run("classify-audio", "words", "--family", "tree", "--out", "other")
+    assert code == 2 and err == ["regard: family is 'tree'; it may be 'ast', 'convolutional', 'cnn', 'lstm'"]
 
 
 def test_translate(run, tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_tables_of_paths(pictures: Path, tmp_path: Path) -> None:
         f"1 file is left out: the label is missing ({tmp_path}/table.csv, line 34)",
     ]
     assert "nowhere.png: there is no such file" in trained.skipped[2]
-    with pytest.raises(TrainingError, match="has no column 'path'; it has file, class"):
+    with pytest.raises(TrainingError, match="has no column 'path'; it has 'file', 'class'"):
         train_image_classifier(tmp_path / "table.csv", IMAGES, quiet(tmp_path / "other"))
 
 

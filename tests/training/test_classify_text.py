@@ -54,7 +54,7 @@ def test_learns_and_is_read_by_others(table: Path, tmp_path: Path) -> None:
     trained = train_text_classifier(table, SMALL, quiet(tmp_path / "run"))
     assert trained.scores["accuracy"] > 0.9 and trained.scores["macro_f1"] > 0.9 and not trained.skipped
     classify = pipeline(trained.directory, "classify")
-    texts = ["a lovely film number 99", "an awful film", "a weird film number 1"]
+    texts = ["a lovely film number 99", "a awful film number 99", "a weird film number 1"]
     assert [answer.label for answer in classify(texts)] == ["good", "bad", "odd"]
     config = json.loads((trained.directory / "config.json").read_text())
     assert config["id2label"] == {"0": "bad", "1": "good", "2": "odd"}
@@ -72,11 +72,6 @@ def test_learns_and_is_read_by_others(table: Path, tmp_path: Path) -> None:
 
 def test_killed_at_random_moments_the_curve_is_the_same(table: Path, tmp_path: Path) -> None:
     whole = train_text_classifier(table, SMALL, quiet(tmp_path / "whole"))
-    (tmp_path / "killed").mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json"):  # the library that learns word pieces has no seed
-        place = tmp_path / "killed" / "tokenizer" / name
-        place.parent.mkdir(exist_ok=True)
-        place.write_bytes((tmp_path / "whole" / "tokenizer" / name).read_bytes())
 
     def again() -> None:
         train_text_classifier(table, SMALL, quiet(tmp_path / "killed", resume=True))
@@ -115,7 +110,7 @@ def test_fine_tunes_any_encoder(table: Path, tmp_path: Path) -> None:
     ):
         settings = getattr(transformers, config)(vocab_size=400, max_position_embeddings=40, **sizes)
         getattr(transformers, kind)(settings).save_pretrained(tmp_path / name)
-        for file, content in learn_word_pieces([text for text, _ in rows()], 150).items():
+        for file, content in learn_word_pieces(lambda: [text for text, _ in rows()], 150).items():
             (tmp_path / name / file).write_bytes(content)
         recipe = replace(SMALL, model=str(tmp_path / name), steps=30)
         trained = train_text_classifier(table, recipe, quiet(tmp_path / f"{name}-run"))
@@ -150,7 +145,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
         ("text,label\nx,a\ny,a\n", "only the class 'a'; there must be two"),
         ("text,label\n", "no row with a text and a label"),
         ("text,label\nx,a\ny,a\nz,b\n", "one row alone of the class 'b'"),
-        ("sentence,label\nx,a\n", "no column 'text'; it has sentence, label"),
+        ("sentence,label\nx,a\n", "no column 'text'; it has 'sentence', 'label'"),
     ):
         table.write_text(content)
         with pytest.raises(ValueError, match=words) as error:

@@ -114,8 +114,8 @@ def test_what_cannot_be_is_one_line(file: Path, tmp_path: Path) -> None:
     refused("steps is 8, but the run in .* has 2", [file], resume=True)
     refused("training data are .* bytes", [tmp_path / "short.txt"], replace(SMALL, steps=2), resume=True)
     refused("no such file", [tmp_path / "missing.txt"])
-    refused("no text to learn from: .*latin.txt is not UTF-8 .*empty.txt is empty", [bad, tmp_path / "empty.txt"])
-    refused("there are .* pieces of text; a context of 16 needs 17 or more", [tmp_path / "short.txt"], out="a")
+    refused("there is no text: .*latin.txt is not UTF-8 .*empty.txt is empty", [bad, tmp_path / "empty.txt"])
+    refused("the text has .* pieces; a context of 16 needs 17 or more", [tmp_path / "short.txt"], out="a")
     refused("d_model is 15 with 2 heads", [file], replace(SMALL, d_model=15), out="b")
     trained = train_language_model([bad, file, tmp_path / "empty.txt"], replace(SMALL, steps=2), quiet(tmp_path / "c"))
     assert trained.skipped == [

@@ -97,6 +97,25 @@ def test_damaged_metrics_are_one_error(tmp_path: Path, damage: bytes) -> None:
     assert metrics.read_bytes() == before
 
 
+def test_without_a_damaged_checkpoint_a_run_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    trainer(tmp_path / "whole").run()
+    damaged = trainer(tmp_path / "run")
+    damaged.run()
+    newest = damaged.checkpoints.paths[-1]
+    newest.write_bytes(newest.read_bytes()[:100])
+    with pytest.raises(ValueError, match="without that file the run goes on from step-00000010.safetensors"):
+        trainer(tmp_path / "run").run(resume=True)
+    newest.unlink()
+    trainer(tmp_path / "run").run(resume=True)
+    assert curve(tmp_path / "run") == curve(tmp_path / "whole")
+
+
+def test_validation_that_is_no_number_stops_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lines, "validate", lambda self: {"loss": float("nan")})
+    with pytest.raises(DivergedError, match="validation loss is nan at step 5"):
+        trainer(tmp_path).run()
+
+
 def test_half_a_line_at_the_end_of_the_metrics_is_no_error(tmp_path: Path) -> None:
     trainer(tmp_path / "whole").run()
     trainer(tmp_path / "parts", steps=5, validate_every=100).run()

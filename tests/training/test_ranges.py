@@ -50,7 +50,7 @@ def test_numbers_out_of_range_are_refused(kind: type[Any], number: float, draw: 
         ("label_smoothing=2", "label_smoothing is 2.0; it may be 0 or more and less than 1"),
         ("dropout=2", "dropout is 2.0; it may be 0 or more and less than 1"),
         ("clip=0", "clip is 0.0; it may be more than 0, or None"),
-        ("vocab_size=0", "vocab_size is 0; it may be 1 or more"),
+        ("vocab_size=0", "vocab_size is 0; it may be from 1 to 10,000,000"),
     ],
 )
 def test_what_is_set_for_a_translator(setting: str, words: str) -> None:

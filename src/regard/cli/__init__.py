@@ -6,6 +6,7 @@ everything else to stderr.
 
 from __future__ import annotations
 
+import re
 import sys
 
 try:  # imports take a moment, and main() is not there yet to say that it was stopped
@@ -86,6 +87,11 @@ def main() -> None:
         if not isinstance(error, known):
             raise
         _fail(str(error))
+    except (MemoryError, RuntimeError) as error:  # torch's error for want of memory has no class of its own
+        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        size = re.search(r"allocate (\d+) bytes", str(error))
+        _fail(f"there is not enough memory{f' for {int(size[1]):,} bytes more' if size else ''}")
     except KeyboardInterrupt:
         code = _STOPPED
     if code == _STOPPED:  # Typer returns it for Ctrl-C

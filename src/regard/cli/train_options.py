@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
@@ -62,7 +63,8 @@ class Options:
         from regard.training.run import Run
 
         set_threads(threads)
-        return Run(self.out, resume=self.resume, progress=not self.quiet, **settings)
+        tell = partial(print, file=sys.stderr)
+        return Run(self.out, resume=self.resume, progress=not self.quiet, tell=tell, **settings)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,9 +45,10 @@ def read_lines(path: Path) -> list[str]:
         raise TrainingError(f"{path} is not a file; it may be UTF-8 text, plain or .gz")
     lines: list[str] = []
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
             for line in file:  # only \n ends a line: U+2028 and its like occur within sentences
-                lines.append(line.decode("utf-8").strip())
+                text = line.decode("utf-8")
+                lines.append((text if lines else text.removeprefix("\ufeff")).strip())
     except UnicodeDecodeError as error:
         raise TrainingError(f"{path}, line {len(lines) + 1}: not UTF-8 ({error.reason})") from error
     except (OSError, EOFError) as error:

@@ -179,7 +179,12 @@ class Trainer(Generic[BatchT]):
         random.seed(self.config.seed)
         torch.manual_seed(self.config.seed)
         if latest is not None:
-            self.progress = load_checkpoint(latest, self.model, self.optimiser, self.average)
+            try:
+                self.progress = load_checkpoint(latest, self.model, self.optimiser, self.average)
+            except TrainingError as error:
+                before = self.checkpoints.paths[-2:-1]
+                advice = f"; without that file the run goes on from {before[0].name}" if before else ""
+                raise TrainingError(f"{error}{advice}") from error
             self.checkpoints.recover(self.progress)
 
     def _stream(self) -> Iterator[list[Shard]]:
@@ -253,6 +258,8 @@ class Trainer(Generic[BatchT]):
         with torch.no_grad(), nullcontext() if self.average is None else self.average.in_place():
             progress.scores = dict(self.task.validate())
         score = progress.scores.get("loss")
+        if score is not None and not math.isfinite(score):
+            raise DivergedError(self._divergence("validation loss", score, progress.step))
         if score is not None and score < progress.best_score:
             progress.best_step, progress.best_score, progress.waited = progress.step, score, 0
         elif score is not None:

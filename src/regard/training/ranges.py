@@ -16,12 +16,14 @@ POSITIVE: Range = (lambda x: 0 < x < float("inf"), "more than 0")
 PROBABILITY: Range = (lambda x: 0 <= x <= 1, "from 0 to 1")
 PART: Range = (lambda x: 0 <= x < 1, "0 or more and less than 1")
 SHARE: Range = (lambda x: 0 < x <= 1, "more than 0 and at most 1")
+SEED: Range = (lambda x: 0 <= x < 2**63, "from 0 to 2 ** 63 - 1")
+PIECES: Range = (lambda x: 1 <= x <= 10**7, "from 1 to 10,000,000")
 BETWEEN: Range = (lambda x: 0 < x < 1, "more than 0 and less than 1")
 
 _NAMES: dict[Range, tuple[str, ...]] = {
     COUNT: (
         *("steps", "shards", "workers", "validate_every", "checkpoint_every", "keep", "patience", "warmup"),
-        *("batch_size", "batch_tokens", "batch_pieces", "context", "max_pieces", "validation_tokens", "vocab_size"),
+        *("batch_size", "batch_tokens", "batch_pieces", "context", "max_pieces", "validation_tokens"),
         *("d_model", "heads", "kv_heads", "layers", "encoder_layers", "decoder_layers", "feed_forward"),
         *("image_size", "patch", "mels", "stride"),
     ),
@@ -35,8 +37,11 @@ _NAMES: dict[Range, tuple[str, ...]] = {
     ),
     PART: (
         *("dropout", "attention_dropout", "activation_dropout", "bpe_dropout", "label_smoothing", "momentum"),
+        "betas",
     ),
     SHARE: ("layer_decay",),
+    SEED: ("seed",),
+    PIECES: ("vocab_size",),
     BETWEEN: ("ema", "validation_fraction", "masked"),
 }  # fmt: skip
 RANGES = {name: allowed for allowed, names in _NAMES.items() for name in names}
@@ -56,7 +61,7 @@ def check_ranges(recipe: Any) -> None:
         if field.name not in RANGES or value is None:
             continue
         allowed, words = RANGES[field.name]
-        if not allowed(value):
+        if not all(map(allowed, value if isinstance(value, tuple) else (value,))):
             kind = typing.get_type_hints(type(recipe))[field.name]
             others = ", or None" if type(None) in typing.get_args(kind) else ""
             raise TrainingError(f"{field.name} is {value}; it may be {words}{others}")

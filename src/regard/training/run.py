@@ -8,8 +8,11 @@ DIR/model/                              the model, with the weights of the lowes
 
 import dataclasses
 import json
+import re
+import shutil
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -121,6 +124,7 @@ class Run:
             same with any number.
         progress: show a progress bar.
         tensorboard: also write for TensorBoard.
+        tell: called with each sentence about what was left out of the data, before the first step.
     """
 
     out: Path
@@ -128,6 +132,7 @@ class Run:
     workers: int = 1
     progress: bool = True
     tensorboard: bool = False
+    tell: Callable[[str], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,10 @@ def common(kind: type[Any], recipe: Any) -> dict[str, Any]:
     return {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe) if field.name in names}
 
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+"""Numbers as people write them, which JSON has not all of: .5, 5., +5."""
+
+
 def changed(recipe: RecipeT, settings: Sequence[str]) -> RecipeT:
     """A recipe with some of its fields set, each written as NAME=VALUE, the value as in JSON or a plain word.
 
@@ -162,13 +171,18 @@ def changed(recipe: RecipeT, settings: Sequence[str]) -> RecipeT:
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
-            value = text
+            value = float(text) if _NUMBER.fullmatch(text) else text
         values[name] = _of_kind(name, value, kinds[name])
     return dataclasses.replace(recipe, **values)  # type: ignore[type-var]
 
 
 def _of_kind(name: str, value: Any, kind: Any) -> Any:
     """The value, if it is one that a field of this type holds."""
+    if typing.get_origin(kind) is tuple:
+        parts, count = typing.cast(list[Any], value) if isinstance(value, list) else [], len(typing.get_args(kind))
+        if len(parts) == count and all(isinstance(p, int | float) and not isinstance(p, bool) for p in parts):
+            return tuple(float(part) for part in parts)
+        raise TrainingError(f"{name} is {value!r}; it may be a list of {count} numbers, such as [0.9, 0.95]")
     choices = typing.get_args(kind) if typing.get_origin(kind) is not Literal else (kind,)
     for choice in choices or (kind,):
         origin = typing.get_origin(choice)
@@ -184,8 +198,6 @@ def _of_kind(name: str, value: Any, kind: Any) -> Any:
             return float(value)
         if isinstance(choice, type) and origin is None and isinstance(value, choice):
             return value
-    if typing.get_origin(kind) is tuple and isinstance(value, list) and len(value) == len(typing.get_args(kind)):
-        return tuple(float(part) for part in value)
     allowed = " or ".join(_named(choice) for choice in choices) or _named(kind)
     raise TrainingError(f"{name} is {value!r}; it may be {allowed}")
 
@@ -230,6 +242,41 @@ def agree(path: Path, recipe: Any, data: Mapping[str, str], *, resume: bool, fre
     write_atomically(path, json.dumps({**asked, "data": dict(data)}, indent=2).encode())
 
 
+_OURS = (
+    "recipe.json", "tokenizer", "tokenizer.json", "data", "metrics.jsonl", "curves.png", "checkpoints", "tensorboard",
+    "model",
+)  # fmt: skip
+"""What a run writes into its directory."""
+
+
+@contextmanager
+def left_as_it_was(out: Path) -> Generator[None]:
+    """Keeps a new run off what is not its own, and takes away what it wrote where it fails before its first step.
+
+    So a directory that others use loses nothing, and a corrected recipe can follow one that cannot be.
+
+    Args:
+        out: directory of the run.
+
+    Raises:
+        TrainingError: if it holds no run, but what a run would write.
+    """
+    new, there = not (out / "recipe.json").is_file(), out.is_dir()
+    taken = next((name for name in _OURS if (out / name).exists()), None)
+    if new and taken is not None:
+        raise TrainingError(f"{out / taken} exists and belongs to no run; move it away, or choose another directory")
+    try:
+        yield
+    except Exception:
+        metrics = out / "metrics.jsonl"
+        if new and out.is_dir() and not (metrics.is_file() and metrics.stat().st_size):
+            for path in (out / name for name in _OURS):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            if not there and not any(out.iterdir()):
+                out.rmdir()
+        raise
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """The content of a recipe.json.
 
@@ -257,7 +304,7 @@ def recorded(kind: type[RecipeT], out: Path) -> RecipeT | None:
     record = {name: value for name, value in read_record(path).items() if name != "data"}
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if strange := [name for name in record if name not in names]:
-        raise TrainingError(f"{path} is damaged, or of another task: it has the field {strange[0]}")
+        raise TrainingError(f"{path} is of another task, or damaged: this task has no setting {strange[0]!r}")
     settings = [f"{name}={json.dumps(value)}" for name, value in record.items()]
     return changed(kind(), settings)
 

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,12 +122,18 @@ def names_of(columns: str | None) -> tuple[str, ...] | None:
 def _csv(path: Path, columns: Sequence[str], skipped: Skipped, given: Sequence[str] | None) -> Iterator[Row]:
     tabs = path.suffix.lower() == ".tsv"
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
+        lines = _Lines(file)
+        rows = csv.reader(lines, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
         try:
             names = next(rows, []) if given is None else given
             places = _places(path, names, columns)
+            lines.row.clear()
             for row in rows:
                 place = f"{path}, line {rows.line_num}"
+                if not tabs and lines.ended and len(lines.row) > 1 and "".join(lines.row).count('"') % 2:
+                    first = rows.line_num - len(lines.row) + 1
+                    raise TrainingError(f"{path}, line {first}: a quotation mark opens a field that never ends")
+                lines.row.clear()
                 if not row:
                     continue
                 if len(row) != len(names):
@@ -137,6 +143,26 @@ def _csv(path: Path, columns: Sequence[str], skipped: Skipped, given: Sequence[s
                 yield Row(place, tuple(row[i] for i in places))
         except csv.Error as error:
             raise TrainingError(f"{path}, line {rows.line_num}: {error}") from error
+
+
+class _Lines:
+    """The lines of a file, and those of the row that is being read."""
+
+    def __init__(self, file: Iterable[str]) -> None:
+        self._file = iter(file)
+        self.row: list[str] = []
+        self.ended = False  # the file has no more lines
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            self.row.append(next(self._file))
+        except StopIteration:
+            self.ended = True
+            raise
+        return self.row[-1]
 
 
 def _json_lines(path: Path, columns: Sequence[str], skipped: Skipped) -> Iterator[Row]:
@@ -159,6 +185,8 @@ def _json_lines(path: Path, columns: Sequence[str], skipped: Skipped) -> Iterato
                 found = all(name in row for name in columns)
             yield Row(place, tuple(row.get(name) for name in columns))
     if not found:
+        if not known and skipped.counts:
+            raise TrainingError(f"{path} has no line with a JSON object; it may have one a line")
         _places(path, [*known], columns)
 
 
@@ -180,9 +208,28 @@ def _parquet(path: Path, columns: Sequence[str], skipped: Skipped) -> Iterator[R
         raise TrainingError(f"{path} is damaged: {' '.join(str(error).split())}") from error
 
 
+def flaw(value: Any, *, number: bool = True) -> str | None:
+    """Why a field holds no text, such as the name of a class; None where it does.
+
+    Args:
+        value: of the field.
+        number: whether a number, a date, or true and false may be a name.
+    """
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        return "missing"
+    if isinstance(value, list | dict | bytes) or not (number or isinstance(value, str)):
+        return "no text"
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:  # JSON can write halves of characters
+        return "no text: it has half a character"
+    return None
+
+
 def _places(path: Path, names: Sequence[str], columns: Sequence[str]) -> list[int]:
     """Where the wanted columns are among all."""
     for column in columns:
-        if column not in names:
-            raise TrainingError(f"{path} has no column {column!r}; it has {', '.join(names) or 'none'}")
+        if names.count(column) != 1:
+            number = "no column" if column not in names else f"{names.count(column)} columns"
+            raise TrainingError(f"{path} has {number} {column!r}; it has {', '.join(map(repr, names)) or 'none'}")
     return [names.index(column) for column in columns]

@@ -60,7 +60,7 @@ def survey(paths: Sequence[Path]) -> tuple[list[TextFile], dict[str, str]]:
             left_out[str(path)] = f"not UTF-8 ({error.reason})"
             continue
         except OSError as error:
-            left_out[str(path)] = (error.strerror or str(error)).lower()
+            left_out[str(path)] = "a directory" if path.is_dir() else (error.strerror or str(error)).lower()
             continue
         if blank:
             left_out[str(path)] = "empty"
@@ -68,7 +68,7 @@ def survey(paths: Sequence[Path]) -> tuple[list[TextFile], dict[str, str]]:
         found.append(file)
     if not found:
         why = "; ".join(f"{path} is {reason}" for path, reason in left_out.items())
-        raise TrainingError(f"there is no text to learn from: {why}")
+        raise TrainingError(f"there is no text: {why}")
     return found, left_out
 
 

@@ -39,6 +39,7 @@ def language_model(
     files: Texts,
     *,
     options: ModelOptions,
+    family: Family = None,
     characters: Annotated[bool, typer.Option("--characters", help="A new model's pieces are characters.")] = False,
     validation: HeldOutTexts = None,
 ) -> None:
@@ -50,13 +51,14 @@ def language_model(
 
     - `regard train language-model shakespeare.txt --characters --steps 2000 --out runs/shakespeare`
     - `regard train language-model shakespeare.txt --out runs/shakespeare --resume`
-    - `regard train language-model shakespeare.txt --set family=lstm --out runs/lstm`, a baseline: also rnn and gru
+    - `regard train language-model shakespeare.txt --family lstm --out runs/lstm`, a baseline: also rnn and gru
     - `regard train language-model notes/*.txt --model SmolLM2-135M/ --set peak_learning_rate=1e-4 --out runs/notes`
     - `regard generate -m runs/shakespeare/model "ROMEO:"`
     """
     from regard.training.tasks.language_model import LanguageModelRecipe, train_language_model
 
-    recipe, run = options.recipe(LanguageModelRecipe, tokens="characters" if characters else None), options.run()
+    tokens = "characters" if characters else None
+    recipe, run = options.recipe(LanguageModelRecipe, family=family, tokens=tokens), options.run()
     _finish(lambda: train_language_model(files, recipe, run, validation=validation or []), "generate -m")
 
 
@@ -90,6 +92,7 @@ def classify_text(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="A .csv, .tsv, .jsonl or .parquet file.")],
     *,
     options: ModelOptions,
+    family: Family = None,
     text: Annotated[str | None, typer.Option(help="The column of the texts; text unless given.")] = None,
     label: LabelColumn = None,
     validation: HeldOutExamples = None,
@@ -102,13 +105,13 @@ def classify_text(
 
     - `regard train classify-text reviews.csv --text review --label stars --out runs/reviews`
     - `regard train classify-text train.tsv --validation dev.tsv --text sentence --set size=small --out runs/sst2`
-    - `regard train classify-text reviews.csv --set family=cnn --out runs/cnn`, a baseline: also rnn, lstm and gru
+    - `regard train classify-text reviews.csv --family cnn --out runs/cnn`, a baseline: also rnn, lstm and gru
     - `regard train classify-text mail.jsonl --model MiniLM-L6/ --set peak_learning_rate=5e-5 --out runs/mail`
     - `regard classify -m runs/reviews/model "Not my cup of tea."`
     """
     from regard.training.tasks.classify_text import ClassifyTextRecipe, train_text_classifier
 
-    recipe, run = options.recipe(ClassifyTextRecipe, text=text, label=label), options.run()
+    recipe, run = options.recipe(ClassifyTextRecipe, family=family, text=text, label=label), options.run()
     _finish(lambda: train_text_classifier(table, recipe, run, validation=validation), "classify -m")
 
 
@@ -190,6 +193,7 @@ def translate(
     validation: Annotated[
         list[Path] | None, typer.Option(help="Pairs to validate on, given twice for two files; else a twentieth.")
     ] = None,
+    family: Family = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes of a thread each; at most the recipe's shards.")] = 1,
 ) -> None:
     """Learn to translate: a new encoder and decoder, or a translator that learns on, from pairs of sentences.
@@ -201,7 +205,7 @@ def translate(
     Examples:
 
     - `regard train translate train.en train.de --from en --to de --out runs/en-de`
-    - `regard train translate train.en train.de --set family=lstm --out runs/lstm`, a baseline with attention
+    - `regard train translate train.en train.de --family lstm --out runs/lstm`, a baseline with attention
     - `regard train translate pairs.tsv --from en --to fr --validation dev.tsv --steps 8000 --out runs/en-fr`
     - `regard train translate train.en train.de --model runs/en-de/model --out runs/lower-risk
       --set samples=8 --set dropout=0 --set batch_tokens=1024 --set schedule=cosine --set peak_learning_rate=1e-4
@@ -226,7 +230,7 @@ def translate(
             print(sentence, file=sys.stderr)
         return text
 
-    recipe = options.recipe(TranslationRecipe, model=model)
+    recipe = options.recipe(TranslationRecipe, model=model, family=family)
     text, held_out = pairs(files), pairs(validation) if validation else None
     run, languages = options.run(workers=workers), Languages(source, target)
     _finish(lambda: train_translation(text, recipe, run, validation=held_out, languages=languages), "translate -m")
@@ -237,8 +241,6 @@ def _finish(work: Callable[[], Trained], use: str) -> None:
     from regard.training.baselines.saved import BASELINES
 
     trained = work()
-    for sentence in trained.skipped:
-        print(sentence, file=sys.stderr)
     step = trained.outcome.progress.step
     scores = ", ".join(f"{name} {value:.4f}" for name, value in trained.scores.items())
     print(f"{trained.directory}: {step:,} steps, validation {scores}")

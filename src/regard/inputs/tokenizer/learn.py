@@ -7,7 +7,7 @@ reads and transformers as well.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from regard.inputs.tokenizer.errors import TokenizerError, checked_text, reporting
@@ -75,11 +75,17 @@ def learn_byte_pairs(texts: Iterable[str], vocab_size: int) -> dict[str, bytes]:
     return _files(backend, {"eos_token": END})
 
 
-def learn_word_pieces(texts: Iterable[str], vocab_size: int, *, lowercase: bool = True) -> dict[str, bytes]:
+def learn_word_pieces(
+    texts: Callable[[], Iterable[str]], vocab_size: int, *, lowercase: bool = True
+) -> dict[str, bytes]:
     """Words and parts of words, as BERT has them, with [CLS] before a text and [SEP] after it.
 
+    The same texts give the same pieces. The trainer numbers the letters within words as it meets them, in an order that
+    is another in each process, and their numbers decide between pairs that are equally frequent; so they are given
+    theirs before.
+
     Args:
-        texts: read once.
+        texts: called twice, for the same texts.
         vocab_size: pieces at most, five special ones among them.
         lowercase: of all texts; accents are taken off as well.
 
@@ -90,14 +96,27 @@ def learn_word_pieces(texts: Iterable[str], vocab_size: int, *, lowercase: bool 
 
     if vocab_size < 100:
         raise TokenizerError(f"vocab_size is {vocab_size}: word pieces need at least 100")
-    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece()
+    normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer()
     specials = [*WORD_PIECE_SPECIALS.values()]
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=specials, show_progress=False)
+    letters: set[str] = set()
+    for text in texts():
+        letters.update(normalizer.normalize_str(checked_text(text)))
+    # punctuation, and what the normaliser puts blanks around, such as Chinese characters, are words of their own
+    within = [
+        f"##{letter}"
+        for letter in sorted(letters)
+        if normalizer.normalize_str(letter) == letter and len(pre_tokenizer.pre_tokenize_str(f"a{letter}")) == 1
+        if not letter.isspace()
+    ]
+    learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    learner.normalizer, learner.pre_tokenizer = normalizer, pre_tokenizer
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=specials + within, show_progress=False)
     with reporting("a tokenizer could not be learnt"):
-        backend.train_from_iterator(map(checked_text, texts), trainer)
+        learner.train_from_iterator(texts(), trainer)
+    backend = Tokenizer(models.WordPiece(vocab=learner.get_vocab(), unk_token="[UNK]"))
+    backend.add_special_tokens(specials)
+    backend.normalizer, backend.pre_tokenizer = normalizer, pre_tokenizer
+    backend.decoder = decoders.WordPiece()
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",

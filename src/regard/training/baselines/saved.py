@@ -21,7 +21,9 @@ from regard.training.baselines.classifiers import (
     RecurrentClassifier,
     RecurrentClassifierConfig,
 )
+from regard.training.baselines.frame_lstm import FrameLSTM, FrameLSTMConfig
 from regard.training.baselines.recurrent import RecurrentConfig, RecurrentLanguageModel
+from regard.training.baselines.residual_network import ResidualConfig, ResidualNetwork
 from regard.training.baselines.translator import RecurrentTranslator, RecurrentTranslatorConfig
 
 
@@ -41,6 +43,8 @@ KINDS: Mapping[str, Kind] = {
         Kind("recurrent-classifier", RecurrentClassifierConfig, RecurrentClassifier),
         Kind("convolutional-classifier", ConvolutionalClassifierConfig, ConvolutionalClassifier),
         Kind("recurrent-translator", RecurrentTranslatorConfig, RecurrentTranslator),
+        Kind("residual-network", ResidualConfig, ResidualNetwork),
+        Kind("frame-lstm", FrameLSTMConfig, FrameLSTM),
     )
 }
 BASELINES = tuple(kind.model for kind in KINDS.values())

@@ -47,6 +47,9 @@ def train_and_save(
     Raises:
         TrainingError: as `Trainer.run`.
     """
+    if run.tell is not None:
+        for sentence in skipped:
+            run.tell(sentence)
     outcome, scores = learn(checkpoint, task, recipe, run)
     place = checkpoint.save(run.out / "model", dtype=torch.float32)  # as it was measured
     write_card(place, name, checkpoint, recipe, outcome, scores)

@@ -1,4 +1,4 @@
-"""Classes of recordings: a new Audio Spectrogram Transformer, or one that is fine-tuned.
+"""Classes of recordings: a new Audio Spectrogram Transformer, one that is fine-tuned, or a CNN or LSTM beside them.
 
 B | recordings in a batch    N | samples    M | mel bins    T | frames    K | classes
 """
@@ -36,13 +36,14 @@ from regard.training.augment import (
     TimeMask,
     TimeShift,
 )
+from regard.training.baselines import Baseline, FrameLSTMConfig, new_baseline
 from regard.training.data import Ints
 from regard.training.errors import TrainingError
-from regard.training.run import Run, Trained
+from regard.training.run import Run, Trained, as_they_are
 from regard.training.stored import Clips, Values
 from regard.training.tasks.classification import ClassificationRecipe, ClassificationTask, Inputs, Labelled
 from regard.training.tasks.files import Note
-from regard.training.tasks.media import SIZES, Media, train_media
+from regard.training.tasks.media import OF_TRANSFORMERS, SIZES, Media, residual_network, train_media, width_and_layers
 
 Sounds = Sequence[npt.NDArray[np.float32]]
 """Recordings as they are stored: (N,) each at 16 kHz, one channel, of any lengths of 400 samples and more."""
@@ -205,8 +206,32 @@ def convolutional(recipe: ClassifyAudioRecipe, names: tuple[str, ...], settings:
     return _new(SOUND, config, settings)
 
 
+def residual(recipe: ClassifyAudioRecipe, names: tuple[str, ...], settings: ASTSettings) -> Baseline:
+    """A new residual network over spectrograms, a baseline without attention."""
+    return residual_network(recipe, names, 1, min(settings.mels, settings.frames), _files(settings))
+
+
+def recurrent(recipe: ClassifyAudioRecipe, names: tuple[str, ...], settings: ASTSettings) -> Baseline:
+    """A new bidirectional LSTM over pairs of frames, a baseline without attention: two layers of the size's width.
+
+    Raises:
+        TrainingError: if the sizes cannot be.
+    """
+    width, layers = width_and_layers(recipe)[0], 2 if recipe.layers is None else recipe.layers
+    stacked, dropout = min(2, settings.frames), 0.2 if recipe.dropout is None else recipe.dropout
+    try:
+        config = FrameLSTMConfig(settings.mels, width, layers, names, stacked=stacked, dropout=dropout)
+    except ValueError as error:
+        raise TrainingError(f"the recipe's model cannot be: {error}") from error
+    return new_baseline(config, files=_files(settings))
+
+
 def _new(kind: str, config: PatchConfig, settings: ASTSettings) -> Checkpoint:
-    return new_checkpoint(kind, config, files={PREPROCESSOR: json.dumps(settings.to_json(), indent=2).encode()})
+    return new_checkpoint(kind, config, files=_files(settings))
+
+
+def _files(settings: ASTSettings) -> dict[str, bytes]:
+    return {PREPROCESSOR: json.dumps(settings.to_json(), indent=2).encode()}
 
 
 def _patch(recipe: ClassifyAudioRecipe) -> int:
@@ -220,9 +245,11 @@ def _frames(recipe: ClassifyAudioRecipe, wanted: int) -> int:
     return math.ceil(wanted / patch) * patch if recipe.family == "convolutional" else max(wanted, patch)
 
 
-FAMILIES: Mapping[str, Callable[[ClassifyAudioRecipe, tuple[str, ...], ASTSettings], Checkpoint]] = {
+FAMILIES: Mapping[str, Callable[[ClassifyAudioRecipe, tuple[str, ...], ASTSettings], Checkpoint | Baseline]] = {
     "ast": spectrogram_transformer,
     "convolutional": convolutional,
+    "cnn": residual,
+    "lstm": recurrent,
 }
 """What makes new models."""
 
@@ -237,6 +264,9 @@ class _Sounds(Media[Sounds, ClassifyAudioRecipe, ASTSettings]):
             return sound_settings(start)
         if recipe.family not in FAMILIES:
             raise TrainingError(f"family is {recipe.family!r}; it may be {', '.join(map(repr, FAMILIES))}")
+        if recipe.family in ("cnn", "lstm"):
+            unused = (*OF_TRANSFORMERS, "patch", "stride", *(["optimiser"] if recipe.family == "lstm" else []))
+            as_they_are(recipe, unused, f"family {recipe.family!r}")
         if not 1 <= recipe.mels <= 256:
             raise TrainingError(f"mels is {recipe.mels}; it may be from 1 to 256")
         if recipe.seconds is not None and not 0.2 <= recipe.seconds <= 3600:
@@ -267,7 +297,7 @@ class _Sounds(Media[Sounds, ClassifyAudioRecipe, ASTSettings]):
     def inputs(self, path: Path, lengths: Ints, settings: ASTSettings) -> Inputs[Sounds]:
         return Clips.read(path, lengths)
 
-    def new(self, recipe: ClassifyAudioRecipe, names: tuple[str, ...], settings: ASTSettings) -> Checkpoint:
+    def new(self, recipe: ClassifyAudioRecipe, names: tuple[str, ...], settings: ASTSettings) -> Checkpoint | Baseline:
         return FAMILIES[recipe.family](recipe, names, settings)
 
     def learnt(

@@ -1,4 +1,4 @@
-"""Classes of images: a new Vision Transformer, or any that is fine-tuned.
+"""Classes of images: a new Vision Transformer, any that is fine-tuned, or a convolutional network beside them.
 
 B | images in a batch    H, W | height and width in pixels    K | classes
 """
@@ -33,13 +33,14 @@ from regard.training.augment import (
     RandomCrop,
     RandomErasing,
 )
+from regard.training.baselines import Baseline
 from regard.training.data import Ints
 from regard.training.errors import TrainingError
-from regard.training.run import Run, Trained
+from regard.training.run import Run, Trained, as_they_are
 from regard.training.stored import Stack, Values
 from regard.training.tasks.classification import ClassificationRecipe, ClassificationTask, Inputs, Labelled
 from regard.training.tasks.files import Note
-from regard.training.tasks.media import SIZES, Media, train_media
+from regard.training.tasks.media import OF_TRANSFORMERS, SIZES, Media, residual_network, train_media
 
 Pixels = npt.NDArray[np.uint8]
 """Images as they are stored: (n, 3, H, W), RGB."""
@@ -154,8 +155,17 @@ def convolutional(recipe: ClassifyImageRecipe, names: tuple[str, ...], settings:
     return _new(IMAGE, config, settings)
 
 
+def residual(recipe: ClassifyImageRecipe, names: tuple[str, ...], settings: ImageSettings) -> Baseline:
+    """A new residual network, a baseline without attention."""
+    return residual_network(recipe, names, 3, recipe.image_size, _files(settings))
+
+
 def _new(kind: str, config: PatchConfig, settings: ImageSettings) -> Checkpoint:
-    return new_checkpoint(kind, config, files={PREPROCESSOR: json.dumps(settings.to_json(), indent=2).encode()})
+    return new_checkpoint(kind, config, files=_files(settings))
+
+
+def _files(settings: ImageSettings) -> dict[str, bytes]:
+    return {PREPROCESSOR: json.dumps(settings.to_json(), indent=2).encode()}
 
 
 def _sizes(recipe: ClassifyImageRecipe, names: tuple[str, ...]) -> dict[str, Any]:
@@ -168,9 +178,10 @@ def _sizes(recipe: ClassifyImageRecipe, names: tuple[str, ...]) -> dict[str, Any
     return image | {"labels": names} | recipe.sizes(SIZES)
 
 
-FAMILIES: Mapping[str, Callable[[ClassifyImageRecipe, tuple[str, ...], ImageSettings], Checkpoint]] = {
+FAMILIES: Mapping[str, Callable[[ClassifyImageRecipe, tuple[str, ...], ImageSettings], Checkpoint | Baseline]] = {
     "vit": vision_transformer,
     "convolutional": convolutional,
+    "cnn": residual,
 }
 """What makes new models."""
 
@@ -184,6 +195,8 @@ class _Images(Media[Pixels, ClassifyImageRecipe, ImageSettings]):
         if start is None:
             if recipe.family not in FAMILIES:
                 raise TrainingError(f"family is {recipe.family!r}; it may be {', '.join(map(repr, FAMILIES))}")
+            if recipe.family == "cnn":
+                as_they_are(recipe, (*OF_TRANSFORMERS, "patch"), "family 'cnn'")
             if not 1 <= recipe.image_size <= 4096:
                 raise TrainingError(f"image_size is {recipe.image_size}; it may be from 1 to 4096")
             return ImageSettings(size=(recipe.image_size, recipe.image_size))
@@ -222,7 +235,9 @@ class _Images(Media[Pixels, ClassifyImageRecipe, ImageSettings]):
     def inputs(self, path: Path, lengths: Ints, settings: ImageSettings) -> Inputs[Pixels]:
         return Stack.read(path, len(lengths), (3, *self._size(settings)), np.uint8)
 
-    def new(self, recipe: ClassifyImageRecipe, names: tuple[str, ...], settings: ImageSettings) -> Checkpoint:
+    def new(
+        self, recipe: ClassifyImageRecipe, names: tuple[str, ...], settings: ImageSettings
+    ) -> Checkpoint | Baseline:
         return FAMILIES[recipe.family](recipe, names, settings)
 
     def learnt(

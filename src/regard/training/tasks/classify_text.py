@@ -34,8 +34,8 @@ from regard.training.data import Ints, Ragged, offsets_of
 from regard.training.dropout import set_dropout
 from regard.training.errors import TrainingError
 from regard.training.metrics import accuracy, macro_f1
-from regard.training.run import Run, SizedRecipe, Trained, agree, learnt_files, only_of_transformers
-from regard.training.tables import Skipped, fingerprint, names_of, read_rows
+from regard.training.run import Run, SizedRecipe, Trained, agree, learnt_files, left_as_it_was, only_of_transformers
+from regard.training.tables import Skipped, fingerprint, flaw, names_of, read_rows
 from regard.training.tasks.cards import train_and_save
 from regard.training.tasks.files import class_names
 from regard.training.tokens import read_ids, write_ids
@@ -233,34 +233,40 @@ def train_text_classifier(
         raise TrainingError(
             f"max_pieces is {recipe.max_pieces}; it may be from 8 to batch_pieces, {recipe.batch_pieces}"
         )
-    only_of_transformers(recipe, "model", "heads", "feed_forward", "optimiser")
+    if recipe.text == recipe.label:
+        raise TrainingError(f"text and label are both {recipe.text!r}; they may be two columns")
+    only_of_transformers(recipe, "model", "heads", "feed_forward", "optimiser", "layer_decay", "compile")
     skipped = Skipped()
     labels = _labels(table, recipe, skipped)
-    run.out.mkdir(parents=True, exist_ok=True)
-    data = {"training": fingerprint(table), "validation": fingerprint(validation) if validation else "part of training"}
-    agree(run.out / "recipe.json", recipe, data, resume=run.resume, free=recipe.may_change())
-    torch.manual_seed(recipe.seed)
-    checkpoint, tokenizer = _model(table, labels, recipe, run.out)
-    set_dropout(checkpoint.model, recipe.dropout)
-    examples = _examples(table, "train", labels, tokenizer, recipe, run.out, Skipped())
-    if validation is None:
-        train, held_out = _divided(examples.labels, recipe)
-        measured = examples.take(held_out)
-    else:
-        train = np.arange(len(examples))
-        measured = _examples(validation, "validation", labels, tokenizer, recipe, run.out, skipped)
-    task = ClassifyTextTask(checkpoint.model, examples, train, measured, recipe)
-    return train_and_save("classify-text", checkpoint, task, recipe, run, skipped.sentences())
+    with left_as_it_was(run.out):
+        run.out.mkdir(parents=True, exist_ok=True)
+        data = {
+            "training": fingerprint(table),
+            "validation": fingerprint(validation) if validation else "part of training",
+        }
+        agree(run.out / "recipe.json", recipe, data, resume=run.resume, free=recipe.may_change())
+        torch.manual_seed(recipe.seed)
+        checkpoint, tokenizer = _model(table, labels, recipe, run.out)
+        set_dropout(checkpoint.model, recipe.dropout)
+        examples = _examples(table, "train", labels, tokenizer, recipe, run.out, Skipped())
+        if validation is None:
+            train, held_out = _divided(examples.labels, recipe)
+            measured = examples.take(held_out)
+        else:
+            train = np.arange(len(examples))
+            measured = _examples(validation, "validation", labels, tokenizer, recipe, run.out, skipped)
+        task = ClassifyTextTask(checkpoint.model, examples, train, measured, recipe)
+        return train_and_save("classify-text", checkpoint, task, recipe, run, skipped.sentences())
 
 
 def _rows(table: Path, recipe: ClassifyTextRecipe, skipped: Skipped) -> Iterator[tuple[str, str, str]]:
     """The place, text and label of every row that has both."""
     for row in read_rows(table, (recipe.text, recipe.label), skipped, names_of(recipe.columns)):
         text, label = row.values
-        if not isinstance(text, str) or not text.strip():
-            skipped.add("the text is missing", row.place)
-        elif label is None or isinstance(label, list | dict) or not str(label).strip():
-            skipped.add("the label is missing", row.place)
+        if wrong := flaw(text, number=False):
+            skipped.add(f"the text is {wrong}", row.place)
+        elif wrong := flaw(label):
+            skipped.add(f"the label is {wrong}", row.place)
         else:
             yield row.place, text, str(label).strip()
 
@@ -288,7 +294,10 @@ def _model(
         if recipe.max_pieces > config.max_positions:
             raise TrainingError(f"max_pieces is {recipe.max_pieces}; this model takes at most {config.max_positions}")
         return found, found.tokenizer
-    texts = (text for _, text, _ in _rows(table, recipe, Skipped()))
+
+    def texts() -> Iterator[str]:
+        return (text for _, text, _ in _rows(table, recipe, Skipped()))
+
     files = learnt_files(
         out / "tokenizer", lambda: learn_word_pieces(texts, recipe.vocab_size, lowercase=recipe.lowercase)
     )
@@ -350,6 +359,7 @@ def _divided(labels: Ints, recipe: ClassifyTextRecipe) -> tuple[Ints, Ints]:
     held_out: list[Ints] = []
     for label in np.unique(labels):
         members = draw.permutation(np.flatnonzero(labels == label))
-        held_out.append(members[: max(1, round(len(members) * recipe.validation_fraction))])
+        count = min(max(1, round(len(members) * recipe.validation_fraction)), len(members) - 1)
+        held_out.append(members[:count])
     chosen = np.sort(np.concatenate(held_out))
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen

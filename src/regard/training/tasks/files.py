@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,11 +29,12 @@ from regard.training.data import Ints
 from regard.training.display import counted
 from regard.training.errors import StorageError, TrainingError
 from regard.training.stored import Values
-from regard.training.tables import SUFFIXES, Skipped, read_rows
+from regard.training.tables import SUFFIXES, Skipped, flaw, read_rows
 
 Note = tuple[Any, ...]
 """What is remarkable about a file: a picture's mode and size, for example."""
 Decode = Callable[[Path], tuple[Values, Note]]
+_WHOLE = re.compile(r"-?\d+")
 _THREADS = min(8, os.cpu_count() or 1)
 _CHUNK = 8 * _THREADS  # files that are decoded at a time
 
@@ -76,7 +78,16 @@ def _folders(data: Path, skipped: Skipped) -> Iterator[LabelledFile]:
         if not entry.is_dir():
             skipped.add("it is in no class's folder", str(entry))
             continue
-        for folder, folders, names in os.walk(entry):
+        been: set[str] = set()  # folders, which links may lead to again
+
+        def closed(error: OSError) -> None:
+            skipped.add("its folder cannot be read", str(error.filename))
+
+        for folder, folders, names in os.walk(entry, followlinks=True, onerror=closed):
+            if os.path.realpath(folder) in been:
+                folders.clear()
+                continue
+            been.add(os.path.realpath(folder))
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(name for name in names if not name.startswith(".")):
                 path = Path(folder) / name
@@ -86,10 +97,10 @@ def _folders(data: Path, skipped: Skipped) -> Iterator[LabelledFile]:
 def _rows(table: Path, columns: tuple[str, str], skipped: Skipped) -> Iterator[LabelledFile]:
     for row in read_rows(table, columns, skipped):
         path, label = row.values
-        if not isinstance(path, str) or not path.strip():
-            skipped.add("the path is missing", row.place)
-        elif label is None or isinstance(label, list | dict) or not str(label).strip():
-            skipped.add("the label is missing", row.place)
+        if wrong := flaw(path, number=False):
+            skipped.add(f"the path is {wrong}", row.place)
+        elif wrong := flaw(label):
+            skipped.add(f"the label is {wrong}", row.place)
         else:
             yield LabelledFile(table.parent / path.strip(), str(label).strip(), path.strip())
 
@@ -114,7 +125,7 @@ def class_names(labels: Iterable[str], where: object, what: str = "example with 
     if len(found) < 2:
         only = f"only the class {next(iter(found))!r}" if found else f"no {what}"
         raise TrainingError(f"{where} has {only}; there must be two classes or more")
-    numbers = all(label.lstrip("-").isdecimal() for label in found)
+    numbers = all(_WHOLE.fullmatch(label) for label in found)
     return tuple(sorted(found, key=lambda label: (int(label) if numbers else 0, label)))
 
 

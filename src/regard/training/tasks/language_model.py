@@ -134,7 +134,7 @@ def train_language_model(
             `Trainer.run`.
         ModelError: if the model to be fine-tuned cannot be read, or continues no texts.
     """
-    only_of_transformers(recipe, "model", "heads", "feed_forward", "kv_heads", "optimiser")
+    only_of_transformers(recipe, "model", "heads", "feed_forward", "kv_heads", "optimiser", "layer_decay", "compile")
     return train_on_texts(
         "language-model",
         files,

@@ -3,7 +3,7 @@
 B | windows in a batch    T | context, special pieces among it    N | masked pieces    d | width    V | vocabulary
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -157,9 +157,12 @@ def _model(texts: Texts, recipe: MaskedLanguageModelRecipe, out: Path) -> tuple[
         if recipe.context > config.max_positions:
             raise TrainingError(f"context is {recipe.context}; this model takes at most {config.max_positions}")
         return found, found.tokenizer
-    text = (part for section in texts.sections[0] for part in chunks(section))
+
+    def parts() -> Iterator[str]:
+        return (part for section in texts.sections[0] for part in chunks(section))
+
     files = learnt_files(
-        out / "tokenizer", lambda: learn_word_pieces(text, recipe.vocab_size, lowercase=recipe.lowercase)
+        out / "tokenizer", lambda: learn_word_pieces(parts, recipe.vocab_size, lowercase=recipe.lowercase)
     )
     tokenizer = Tokenizer.from_directory(out / "tokenizer")
     extra = {"pad_token_id": tokenizer.pad}

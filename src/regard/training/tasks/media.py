@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,10 +15,11 @@ from torch import nn
 
 from regard.models import Checkpoint, load
 from regard.models.classifier import check_classifies, to_classifier
+from regard.training.baselines import Baseline, ResidualConfig, new_baseline
 from regard.training.data import Ints
 from regard.training.dropout import set_dropout
 from regard.training.errors import TrainingError
-from regard.training.run import Run, Trained, agree
+from regard.training.run import Run, Trained, agree, left_as_it_was
 from regard.training.stored import Values
 from regard.training.tables import Skipped
 from regard.training.tasks.cards import train_and_save
@@ -35,6 +37,38 @@ SIZES = {
     "large": {"d_model": 768, "layers": 12, "heads": 12, "feed_forward": 3072},
 }
 """Sizes of new models: from small on those of DeiT's (arXiv 2012.12877), large being ViT's base."""
+OF_TRANSFORMERS = ("model", "heads", "feed_forward", "layer_decay", "compile")
+"""Settings that baselines have nothing for."""
+
+
+def residual_network(
+    recipe: ClassificationRecipe, names: tuple[str, ...], channels: int, side: int, files: Mapping[str, bytes]
+) -> Baseline:
+    """A new residual network: each stage twice as wide as the one before, the last as wide as the size says.
+
+    It has a third as many residual blocks in a stage as a Transformer of that size has layers: about as many
+    parameters. Inputs whose shorter side has more than 64 places are halved by the first stage, and once more after.
+
+    Args:
+        recipe: size and dropout.
+        names: of the classes.
+        channels: of the input.
+        side: places of its shorter side.
+        files: that are saved beside it.
+
+    """
+    (width, layers), stages = width_and_layers(recipe), 4 if side > 64 else 3
+    widths = tuple(max(1, width >> (stages - 1 - i)) for i in range(stages))
+    blocks = (max(1, layers // 3),) * stages
+    first_stride, dropout = 2 if side > 64 else 1, recipe.dropout or 0.0
+    return new_baseline(ResidualConfig(channels, widths, blocks, names, first_stride, dropout), files=files)
+
+
+def width_and_layers(recipe: ClassificationRecipe) -> tuple[int, int]:
+    """Of a new baseline."""
+    usual = SIZES[recipe.size]
+    width = usual["d_model"] if recipe.d_model is None else recipe.d_model
+    return width, usual["layers"] if recipe.layers is None else recipe.layers
 
 
 class Media(ABC, Generic[RawT, RecipeT, SettingsT]):
@@ -73,7 +107,7 @@ class Media(ABC, Generic[RawT, RecipeT, SettingsT]):
         return settings
 
     @abstractmethod
-    def new(self, recipe: RecipeT, names: tuple[str, ...], settings: SettingsT) -> Checkpoint:
+    def new(self, recipe: RecipeT, names: tuple[str, ...], settings: SettingsT) -> Checkpoint | Baseline:
         """A new model for these classes.
 
         Raises:
@@ -104,25 +138,26 @@ def train_media(
     sources[0].names()  # refuses one class alone before anything is written
     start = None if recipe.model is None else _start(media, recipe.model)
     settings = media.settings(recipe, start)
-    run.out.mkdir(parents=True, exist_ok=True)
-    prints = [source.fingerprint() for source in sources]
-    about = {"training": prints[0], "validation": prints[1] if validation is not None else "part of training"}
-    agree(run.out / "recipe.json", recipe, about, resume=run.resume, free=recipe.may_change())
-    train = sources[0].read(run.out / "data" / "train.bin", settings, shown=run.progress)
-    if validation is not None:
-        held_out = sources[1].read(run.out / "data" / "validation.bin", settings, train.names, shown=run.progress)
-    else:
-        train, held_out = train.divided(recipe.validation_fraction, recipe.seed)
-    if start is None and sources[0].lengths is not None:
-        settings = media.fitted(settings, recipe, sources[0].lengths)
-    torch.manual_seed(recipe.seed)
-    if start is None:
-        checkpoint = media.new(recipe, train.names, settings)
-    else:
-        checkpoint = to_classifier(start, train.names, media.modality)
-    set_dropout(checkpoint.model, recipe.dropout)
-    task = media.learnt(checkpoint.model, train, held_out, recipe, settings)
-    return train_and_save(media.task, checkpoint, task, recipe, run, [s for source in sources for s in source.said])
+    with left_as_it_was(run.out):
+        run.out.mkdir(parents=True, exist_ok=True)
+        prints = [source.fingerprint() for source in sources]
+        about = {"training": prints[0], "validation": prints[1] if validation is not None else "part of training"}
+        agree(run.out / "recipe.json", recipe, about, resume=run.resume, free=recipe.may_change())
+        train = sources[0].read(run.out / "data" / "train.bin", settings, shown=run.progress)
+        if validation is not None:
+            held_out = sources[1].read(run.out / "data" / "validation.bin", settings, train.names, shown=run.progress)
+        else:
+            train, held_out = train.divided(recipe.validation_fraction, recipe.seed)
+        if start is None and sources[0].lengths is not None:
+            settings = media.fitted(settings, recipe, sources[0].lengths)
+        torch.manual_seed(recipe.seed)
+        if start is None:
+            checkpoint = media.new(recipe, train.names, settings)
+        else:
+            checkpoint = to_classifier(start, train.names, media.modality)
+        set_dropout(checkpoint.model, recipe.dropout)
+        task = media.learnt(checkpoint.model, train, held_out, recipe, settings)
+        return train_and_save(media.task, checkpoint, task, recipe, run, [s for source in sources for s in source.said])
 
 
 class _Source(Generic[RawT, RecipeT, SettingsT]):
@@ -165,11 +200,19 @@ class _Source(Generic[RawT, RecipeT, SettingsT]):
                     self._skipped.add(f"the label {file.label!r} is not among those to learn", str(file.path))
         files = [file for file in self._files if known is None or file.label in known]
         found = decode_files(files, path, lambda p: self._media.decode(p, settings), self._skipped, shown=shown)
-        self.said = [*found.skipped.sentences(), *self._media.notes(found.notes, settings)]
+        left_out = found.skipped.sentences()
+        lost = sorted({file.label for file in files} - {*found.labels})
+        if lost:
+            left_out.append(f"nothing can be read of the classes {', '.join(lost[:8])}: they are left out")
+        self.said = [*left_out, *self._media.notes(found.notes, settings)]
         self.lengths = found.lengths
-        names = known or class_names(found.labels, f"{self._data}, of what can be read,")
+        try:
+            names = known or class_names(found.labels, f"{self._data}, of what can be read,")
+        except TrainingError as error:
+            raise TrainingError("; ".join([str(error), *left_out])) from error
         if not found.labels:
-            raise TrainingError(f"{self._data} has nothing that can be read of the classes {', '.join(names[:8])}")
+            classes = f"{self._data} has nothing that can be read of the classes {', '.join(names[:8])}"
+            raise TrainingError("; ".join([classes, *left_out]))
         numbers = {label: i for i, label in enumerate(names)}
         labels = np.array([numbers[label] for label in found.labels], dtype=np.int64)
         return Labelled(self._media.inputs(path, found.lengths, settings), labels, names)

@@ -20,7 +20,7 @@ from regard.training.baselines import Baseline
 from regard.training.dropout import set_dropout
 from regard.training.errors import TrainingError
 from regard.training.loop import Task
-from regard.training.run import Run, SizedRecipe, Trained, agree
+from regard.training.run import Run, SizedRecipe, Trained, agree, left_as_it_was
 from regard.training.tasks.cards import train_and_save
 from regard.training.tokens import Ids, Section, TextFile, encoded, read_ids, split, survey, write_ids
 
@@ -55,9 +55,7 @@ class Windows(Sequence[Tensor]):
     def __init__(self, ids: Ids, context: int, batch_size: int, *, seed: int | None = None, epoch: int = 0) -> None:
         if len(ids) < 2 or (seed is not None and len(ids) <= context):
             least = 2 if seed is None else context + 1
-            raise TrainingError(
-                f"there are {len(ids):,} pieces of text; a context of {context} needs {least:,} or more"
-            )
+            raise TrainingError(f"the text has {len(ids):,} pieces; a context of {context} needs {least:,} or more")
         self._ids, self._context, self._batch_size = ids, context, batch_size
         self._rest: int | None = None
         if seed is None:
@@ -177,10 +175,11 @@ def train_on_texts(
         ModelError: if the model to be fine-tuned cannot be read.
     """
     texts, left_out = read_texts(files, validation, recipe.validation_fraction)
-    run.out.mkdir(parents=True, exist_ok=True)
-    agree(run.out / "recipe.json", recipe, texts.fingerprints(), resume=run.resume, free=recipe.may_change())
-    torch.manual_seed(recipe.seed)
-    checkpoint, tokenizer = model(texts, recipe, run.out)
-    set_dropout(checkpoint.model, recipe.dropout)
-    ids = ids_of(texts, tokenizer, run.out / "data")
-    return train_and_save(name, checkpoint, task(checkpoint.model, tokenizer, *ids), recipe, run, left_out)
+    with left_as_it_was(run.out):
+        run.out.mkdir(parents=True, exist_ok=True)
+        agree(run.out / "recipe.json", recipe, texts.fingerprints(), resume=run.resume, free=recipe.may_change())
+        torch.manual_seed(recipe.seed)
+        checkpoint, tokenizer = model(texts, recipe, run.out)
+        set_dropout(checkpoint.model, recipe.dropout)
+        ids = ids_of(texts, tokenizer, run.out / "data")
+        return train_and_save(name, checkpoint, task(checkpoint.model, tokenizer, *ids), recipe, run, left_out)

@@ -42,7 +42,7 @@ from regard.training.loop import Outcome, Trainer
 from regard.training.loss import linear_cross_entropy
 from regard.training.minimum_risk import risk
 from regard.training.optimiser import build_optimiser, build_schedule
-from regard.training.run import MAY_CHANGE, Run, Trained, agree
+from regard.training.run import MAY_CHANGE, Run, Trained, agree, left_as_it_was
 from regard.training.subwords import SubwordSampler
 from regard.training.tasks.translation_recipe import TranslationRecipe
 
@@ -183,27 +183,28 @@ def train_translator(
         DivergedError: if loss or gradient is not finite.
     """
     recipe.check()
-    out.mkdir(parents=True, exist_ok=True)
-    data = {"training": fingerprint(train), "validation": fingerprint(validation)}
-    free = MAY_CHANGE if recipe.schedule == "cosine" else MAY_CHANGE | {"steps"}
-    torch.manual_seed(recipe.seed)
-    model, tokenizer = _model(out, train, recipe)  # before anything is recorded: the one to go on from may not be there
-    if recipe.model is not None:
-        data["model"] = str(load_model(resolve(recipe.model)).about["weights_sha256"])
-    agree(out / "recipe.json", recipe, data, resume=resume, free=free)
-    use_byte_dropout(model)
-    task = TranslationTask(model, tokenizer, train, validation, recipe)
-    settings = recipe.optimiser()
-    trainer = Trainer(
-        model,
-        task,
-        build_optimiser(model, settings),
-        build_schedule(settings, recipe.steps),
-        out=out,
-        config=recipe.trainer(workers=workers, progress=progress),
-    )
-    outcome = trainer.run(resume=resume)
-    return TrainedTranslator(model, tokenizer, trainer, outcome, task.batches(0).padding())
+    with left_as_it_was(out):
+        out.mkdir(parents=True, exist_ok=True)
+        data = {"training": fingerprint(train), "validation": fingerprint(validation)}
+        free = MAY_CHANGE if recipe.schedule == "cosine" else MAY_CHANGE | {"steps"}
+        torch.manual_seed(recipe.seed)
+        model, tokenizer = _model(out, train, recipe)
+        if recipe.model is not None:
+            data["model"] = str(load_model(resolve(recipe.model)).about["weights_sha256"])
+        agree(out / "recipe.json", recipe, data, resume=resume, free=free)
+        use_byte_dropout(model)
+        task = TranslationTask(model, tokenizer, train, validation, recipe)
+        settings = recipe.optimiser()
+        trainer = Trainer(
+            model,
+            task,
+            build_optimiser(model, settings),
+            build_schedule(settings, recipe.steps),
+            out=out,
+            config=recipe.trainer(workers=workers, progress=progress),
+        )
+        outcome = trainer.run(resume=resume)
+        return TrainedTranslator(model, tokenizer, trainer, outcome, task.batches(0).padding())
 
 
 _CARD = """\

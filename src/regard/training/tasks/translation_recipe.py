@@ -75,7 +75,10 @@ class TranslationRecipe:
         names = {field.name for field in dataclasses.fields(TranslatorConfig)} - {"vocab_size"}
         shared = {name: value for name, value in asdict(self).items() if name in names}
         special = {"pad": tokenizer.pad, "bos": tokenizer.bos, "eos": tokenizer.eos}
-        return TranslatorConfig(vocab_size=tokenizer.vocab_size, **special, **shared)
+        try:
+            return TranslatorConfig(vocab_size=tokenizer.vocab_size, **special, **shared)
+        except ValueError as error:
+            raise TrainingError(f"the recipe's model cannot be: {error}") from error
 
     def build(self, tokenizer: TextTokenizer) -> AnyTranslator:
         """A new translator."""
