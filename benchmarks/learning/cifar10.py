@@ -7,7 +7,9 @@
 DIR holds cifar10.npz: 50,000 photographs of 32 × 32 pixels to learn from, 10,000 to measure on, as JPEG. Both models
 have about as many parameters, are tuned with as many runs of the same CPU time (5,000 of the training photographs held
 out) and are trained once on all 50,000, in the same CPU time. The test's accuracy is recorded on the way, for the plot,
-and chooses nothing: the weights of the last step are measured. The same command continues where it was stopped.
+and chooses nothing: the weights of the last step are measured. Products are computed in bfloat16, which takes a little
+more than half the time on a processor that has them (AVX-512 BF16, AMX), for both. The same command continues where it
+was stopped.
 """
 
 import argparse
@@ -56,13 +58,13 @@ TRANSFORMER = ConvolutionalConfig(
 )
 RECIPE = ClassifyImageRecipe(
     batch_size=128, optimiser="muon", final_fraction=0.01, ema=0.998, label_smoothing=0.1, weight_decay=0.05,
-    keep=1, watch_every=0,
+    keep=1, watch_every=0, precision="bfloat16",
 )  # fmt: skip
 ENTRIES = (
     Entry("Transformer", lambda: convolutional_transformer(TRANSFORMER), RECIPE, (0.002, 0.005)),
     Entry(
         "CNN",
-        lambda: ResidualNetwork(ResidualConfig(3, (56, 104, 216), (0, 1, 1), CLASSES)),
+        lambda: ResidualNetwork(ResidualConfig(3, (52, 96, 164), (0, 1, 2), CLASSES)),
         RECIPE,
         (0.002, 0.005),
     ),
@@ -103,7 +105,7 @@ def _work(arguments: argparse.Namespace) -> None:
 
 def _arguments() -> argparse.Namespace:
     data = "directory with cifar10.npz"
-    options = parser(str(__doc__), ENTRIES, data=data, out="runs/cifar10", seconds=(6600.0, 300.0))
+    options = parser(str(__doc__), ENTRIES, data=data, out="runs/cifar10", seconds=(2700.0, 150.0))
     options.add_argument("--images", type=int, help="read only the first so many photographs of each part")
     options.add_argument("--report", type=Path, metavar="PNG", help="print the table and draw the plot of what is done")
     return options.parse_args()

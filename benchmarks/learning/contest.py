@@ -188,7 +188,9 @@ def steps_within(
     for index in range(TIMED):
         first = time.process_time()
         optimiser.zero_grad()
-        task.step(batches[index % len(batches)]).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16", cache_enabled=False):
+            loss = task.step(batches[index % len(batches)])
+        loss.backward()
         nn.utils.clip_grad_norm_(trial.parameters(), 1.0)
         optimiser.step()
         times.append(time.process_time() - first)
