@@ -16,13 +16,13 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regard.attention.position import LearnedPositions
 from regard.models.encoder_decoder import EncoderDecoderModel, check_ids
 from regard.models.family import ACTIVATIONS, Family, Head, Settings
 from regard.models.rules import Ignore, Join, Rename, Rule, Tie
 from regard.transformer import Block, Decoder, Encoder, FeedForward, LayerNorm, MultiHeadAttention
+from regard.transformer.linear import Linear, linear
 
 _OFFSET = 2  # the first rows of the table of positions stand for no position
 
@@ -98,7 +98,7 @@ class Bart(EncoderDecoderModel):
         self.encoder = Encoder([_block(config, *sizes, cross=False) for _ in range(config.encoder_layers)])
         sizes = config.decoder_heads, config.decoder_feed_forward
         self.decoder = Decoder([_block(config, *sizes, cross=True) for _ in range(config.decoder_layers)])
-        self.head = None if config.tied else nn.Linear(d, config.target_size, bias=False)
+        self.head = None if config.tied else Linear(d, config.target_size, bias=False)
         self.register_buffer("logits_bias", torch.zeros(1, config.target_size) if config.logits_bias else None)
 
     def embed_source(self, source: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class Bart(EncoderDecoderModel):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Decoder states (..., d) → scores of the next piece (..., V), before softmax."""
-        scores = F.linear(hidden, self._of_targets.weight) if self.head is None else self.head(hidden)
+        scores = linear(hidden, self._of_targets.weight) if self.head is None else self.head(hidden)
         return scores if self.logits_bias is None else scores + self.logits_bias[0]
 
     @property

@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regard.attention.mask import Mask
 from regard.models.family import ACTIVATIONS, Family, Head, Problem, Settings
 from regard.models.rules import Ignore, Join, Rename, Rule, Spelling, Tie
 from regard.transformer import Block, Encoder, FeedForward, LayerNorm, MultiHeadAttention
 from regard.transformer.feed_forward import ACTIVATIONS as FUNCTIONS
+from regard.transformer.linear import Linear, linear
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class FillHead(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         d = config.d_model
-        self.dense = nn.Linear(d, d)
+        self.dense = Linear(d, d)
         self.activation = _activation(config.head_activation)
         self.norm = LayerNorm(d, eps=config.norm_eps)
         self.weight = None if config.tied else nn.Parameter(0.02 * torch.randn(config.vocab_size, d))
@@ -72,7 +72,7 @@ class FillHead(nn.Module):
     def forward(self, rows: Tensor, embedding: Tensor) -> Tensor:
         """Rows (..., d) and the embedding (V, d) → scores (..., V)."""
         x = self.norm(self.activation(self.dense(rows)))
-        return F.linear(x, embedding if self.weight is None else self.weight, self.bias)
+        return linear(x, embedding if self.weight is None else self.weight, self.bias)
 
 
 class ClassifyHead(nn.Module):
@@ -84,10 +84,10 @@ class ClassifyHead(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.d_model, config.d_model)
+        self.dense = Linear(config.d_model, config.d_model)
         self.activation = _activation(config.head_activation)
         self.dropout = nn.Dropout(config.head_dropout)
-        self.out = nn.Linear(config.d_model, len(config.labels))
+        self.out = Linear(config.d_model, len(config.labels))
 
     def forward(self, rows: Tensor) -> Tensor:
         """Rows (..., d) → scores (..., C)."""

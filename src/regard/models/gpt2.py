@@ -14,7 +14,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regard.attention import Causal, KVCache
 from regard.attention.mask import Mask, Padding
@@ -22,6 +21,7 @@ from regard.attention.position import LearnedPositions
 from regard.models.family import ACTIVATIONS, Family, Head, Settings
 from regard.models.rules import Ignore, Prefix, Rename, Rule, Tie
 from regard.transformer import Block, Decoder, FeedForward, LayerNorm, MultiHeadAttention
+from regard.transformer.linear import Linear, linear
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class GPT2(nn.Module):
         self.positions = LearnedPositions(config.max_positions, config.d_model)
         norm = partial(LayerNorm, config.d_model, eps=config.norm_eps)
         self.decoder = Decoder([_block(config, layer) for layer in range(config.layers)], norm())
-        self.head = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = None if config.tied else Linear(config.d_model, config.vocab_size, bias=False)
 
     def cache(self, capacity: int = 0, *, padded: bool = False) -> KVCache:
         """An empty cache; entries that are padded on the left need no other."""
@@ -84,7 +84,7 @@ class GPT2(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., d) → scores of the next piece (..., V), before softmax."""
-        return F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
+        return linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
 
     def forward(
         self, ids: Tensor, *, start: int = 0, padding: Tensor | None = None, cache: KVCache | None = None

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regard.attention import Causal, KVCache, Rotary, Window
 from regard.attention.mask import Mask, Padding
@@ -23,6 +22,7 @@ from regard.models.family import Family, Head, Settings
 from regard.models.positions import rotary_of
 from regard.models.rules import Ignore, Join, Rename, Rule, Tie
 from regard.transformer import Block, Decoder, FeedForward, MultiHeadAttention, RMSNorm
+from regard.transformer.linear import Linear, linear
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Llama(nn.Module):
         rotary = Rotary(config.head_size, base=config.rotary_base, scaling=config.rotary_scaling)
         norm = partial(RMSNorm, config.d_model, eps=config.norm_eps)
         self.decoder = Decoder([_block(config, rotary) for _ in range(config.layers)], norm())
-        self.head = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = None if config.tied else Linear(config.d_model, config.vocab_size, bias=False)
 
     def cache(self, capacity: int = 0, *, padded: bool = False) -> KVCache:
         """An empty cache: rings where every layer has the same window, unless entries are padded on the left."""
@@ -91,7 +91,7 @@ class Llama(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., d) → scores of the next piece (..., V), before softmax."""
-        return F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
+        return linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
 
     def forward(
         self, ids: Tensor, *, start: int = 0, padding: Tensor | None = None, cache: KVCache | None = None

@@ -15,13 +15,13 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regard.attention.position import LogBuckets, RelativeBias
 from regard.models.encoder_decoder import EncoderDecoderModel, check_ids
 from regard.models.family import ACTIVATIONS, Family, Head, Settings
 from regard.models.rules import Ignore, Join, Rename, Rule, Tie
 from regard.transformer import Block, Decoder, Encoder, FeedForward, MultiHeadAttention, RMSNorm
+from regard.transformer.linear import Linear, linear
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class T5(EncoderDecoderModel):
         norm = partial(RMSNorm, config.d_model, eps=config.norm_eps)
         self.encoder = Encoder([_block(config, cross=False) for _ in range(config.encoder_layers)], norm())
         self.decoder = Decoder([_block(config, cross=True) for _ in range(config.decoder_layers)], norm())
-        self.head = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = None if config.tied else Linear(config.d_model, config.vocab_size, bias=False)
 
     def embed_source(self, source: Tensor) -> Tensor:
         """Ids (B, Ls) → (B, Ls, d)."""
@@ -104,7 +104,7 @@ class T5(EncoderDecoderModel):
         """Decoder states (..., d) → scores of the next piece (..., V), before softmax."""
         if self.config.scaled:
             hidden = hidden * self.config.d_model**-0.5
-        return F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
+        return linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
 
 
 def _block(config: T5Config, *, cross: bool) -> Block:

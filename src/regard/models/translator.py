@@ -16,11 +16,11 @@ from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regard.attention.position import Rotary, sinusoidal
 from regard.models.encoder_decoder import EncoderDecoderModel, check_ids
 from regard.transformer import Block, Decoder, Encoder, FeedForward, LayerNorm, MultiHeadAttention
+from regard.transformer.linear import linear
 
 _MOST = {
     "vocab_size": 2**24,
@@ -112,7 +112,7 @@ class Translator(EncoderDecoderModel):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Decoder states (..., d) → scores of the next piece (..., V), before softmax."""
-        return F.linear(hidden, self.embedding.weight)
+        return linear(hidden, self.embedding.weight)
 
     def _embed(self, ids: Tensor, name: str, start: int) -> Tensor:
         stop = start + ids.shape[-1]

@@ -24,6 +24,7 @@ from regard.models.encoder_decoder import EncoderDecoderModel, check_ids
 from regard.models.family import ACTIVATIONS, Family, Head, Settings
 from regard.models.rules import Join, Rename, Rule, Tie
 from regard.transformer import Block, Decoder, Encoder, FeedForward, LayerNorm, MultiHeadAttention
+from regard.transformer.linear import linear
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Whisper(EncoderDecoderModel):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Decoder states (..., d) → scores of the next piece (..., V), before softmax."""
-        return F.linear(hidden, self.embedding.weight)
+        return linear(hidden, self.embedding.weight)
 
 
 def _block(config: WhisperConfig, heads: int, feed_forward: int, *, cross: bool) -> Block:

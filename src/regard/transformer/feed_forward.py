@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regard.transformer.linear import Linear
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
@@ -51,8 +53,8 @@ class FeedForward(nn.Module):
             raise ValueError(f"activation is {activation!r}: it must be one of {', '.join(ACTIVATIONS)}")
         self.activation = ACTIVATIONS[activation]
         self.gated = gated
-        self.up = nn.Linear(d_model, 2 * hidden if gated else hidden, bias=bias)
-        self.down = nn.Linear(hidden, d_model, bias=bias)
+        self.up = Linear(d_model, 2 * hidden if gated else hidden, bias=bias)
+        self.down = Linear(hidden, d_model, bias=bias)
         self.dropout = nn.Dropout(dropout)
         for linear, parts in ((self.up, 2 if gated else 1), (self.down, 1)):
             for part in linear.weight.chunk(parts):

@@ -68,7 +68,7 @@ def to_int8(model: nn.Module) -> nn.Module:
     """
     for module in [*model.modules()]:
         for name, child in [*module.named_children()]:
-            if type(child) is nn.Linear:
+            if isinstance(child, nn.Linear):
                 setattr(module, name, Int8Linear(child.weight, child.bias))
     embedding = getattr(model, "embedding", None)
     if isinstance(embedding, nn.Embedding) and getattr(model, "head", embedding) is None:

@@ -27,6 +27,7 @@ from regard.attention.cache import Slot
 from regard.attention.mask import Mask, Padding
 from regard.attention.position import Rotary
 from regard.attention.request import Bias
+from regard.transformer.linear import Linear
 from regard.transformer.norms import NormFactory
 
 
@@ -86,14 +87,14 @@ class MultiHeadAttention(nn.Module):
         self.rotary = rotary
         q_size, kv_size = self.heads * self.head_size, self.kv_heads * self.head_size
         if kind == "self":
-            self.qkv = nn.Linear(d_model, q_size + 2 * kv_size, bias=bias)
+            self.qkv = Linear(d_model, q_size + 2 * kv_size, bias=bias)
             _xavier(self.qkv, (q_size, kv_size, kv_size))
         else:
-            self.q = nn.Linear(d_model, q_size, bias=bias)
-            self.kv = nn.Linear(d_model, 2 * kv_size, bias=bias)
+            self.q = Linear(d_model, q_size, bias=bias)
+            self.kv = Linear(d_model, 2 * kv_size, bias=bias)
             _xavier(self.q, (q_size,))
             _xavier(self.kv, (kv_size, kv_size))
-        self.out = nn.Linear(q_size, d_model, bias=bias if out_bias is None else out_bias)
+        self.out = Linear(q_size, d_model, bias=bias if out_bias is None else out_bias)
         _xavier(self.out, (d_model,))
 
     def forward(

@@ -69,6 +69,26 @@ def test_random_calls_bring_no_report(sanitized: dict[str, str]) -> None:
     assert re.search(r"^\d+ cases .* agree", done.stdout, re.MULTILINE), said
 
 
+def test_few_rows_times_a_matrix_bring_no_report(sanitized: dict[str, str]) -> None:
+    code = """
+import random, torch
+from regard.transformer.linear import MOST_ROWS, linear
+draw, count = random.Random(0), 0
+with torch.no_grad():
+    for _ in range(200):
+        size, rows = 16 * draw.randint(1, 40), draw.randint(1, MOST_ROWS)
+        weight = torch.randn(-(-(1 << 14) // size) + draw.randint(0, 70), size)
+        x, bias = torch.randn(rows, size), draw.choice([None, torch.randn(len(weight))])
+        torch.set_num_threads(draw.randint(1, 3))
+        expected = x.double() @ weight.double().T + (0 if bias is None else bias.double())
+        torch.testing.assert_close(linear(x, weight, bias).double(), expected, atol=1e-3, rtol=1e-4)
+        count += 1
+print(count, "agree")
+"""
+    done = run(sanitized, "-c", code)
+    assert done.returncode == 0 and done.stdout == "200 agree\n", done.stdout + done.stderr
+
+
 def test_reading_past_the_end_would_be_reported(sanitized: dict[str, str]) -> None:
     code = """
 import torch

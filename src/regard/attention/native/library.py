@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import ctypes
 
-ABI = 3
+ABI = 4
 """The number that the library must give itself: entry.cpp and lowering.py agree on what it stands for."""
 
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
@@ -199,6 +199,7 @@ def _declare(library: ctypes.CDLL) -> None:
     library.regard_attend_observed.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
     library.regard_backward.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
     library.regard_push.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
+    library.regard_linear.argtypes = [ctypes.c_char_p]
 
 
 def _text(name: bytes) -> str:

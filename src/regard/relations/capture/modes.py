@@ -1,6 +1,7 @@
 """Modes of torch that find calls of attention, and how they are taken off while we compute ourselves.
 
-Torch has no public way to take a single mode off, so this file uses its private stacks, and no other file does.
+Torch has no public way to take a single mode off, so this file uses its private stacks, and no other file changes
+them.
 """
 
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false

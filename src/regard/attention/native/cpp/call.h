@@ -74,3 +74,11 @@ struct Push {
   int64_t columns;
   float* out;           // (B, Hq, Lk, columns)
 };
+
+// out (rows, lines) = x (rows, in) · weightᵀ + bias (lines,), all float32 and dense; bias may be null. `in` is a multiple of 16.
+struct Linear {
+  int64_t rows, in, lines;
+  int64_t threads;  // at most so many work on it
+  const float *x, *weight, *bias;
+  float* out;
+};

@@ -20,7 +20,7 @@ void regard_use_openmp(void* address);  // threads.cpp
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Raised whenever a function that Python calls changes; library.py refuses a library of another number.
-constexpr int32_t ABI = 3;
+constexpr int32_t ABI = 4;
 
 #define DECLARE(name)       \
   namespace name {          \
@@ -160,4 +160,7 @@ EXPORT int32_t regard_backward(const Call* call, const Gradients* gradients) {
 }
 EXPORT int32_t regard_push(const Call* call, const Push* push) {
   return guarded([&] { kernels_in_use().push(*call, *push); });
+}
+EXPORT int32_t regard_linear(const Linear* call) {
+  return guarded([&] { kernels_in_use().linear(*call); });
 }

@@ -5,6 +5,7 @@
 
 #include "backward.h"
 #include "decode.h"
+#include "linear.h"
 #include "observe.h"
 #include "push.h"
 
@@ -90,7 +91,7 @@ double fma_gflops(double seconds) {
 }
 
 const Kernels& kernels() {
-  static const Kernels table{run_attend, run_attend_observed, run_backward, run_push, fma_gflops};
+  static const Kernels table{run_attend, run_attend_observed, run_backward, run_push, linear, fma_gflops};
   return table;
 }
 

@@ -8,5 +8,6 @@ struct Kernels {
   void (*attend_observed)(const Call&, const Seen&);
   void (*backward)(const Call&, const Gradients&);
   void (*push)(const Call&, const Push&);
+  void (*linear)(const Linear&);
   double (*fma_gflops)(double seconds);
 };
