@@ -25,9 +25,10 @@ from torch import nn
 from regard.files import write_atomically
 from regard.models.checkpoint import Checkpoint
 from regard.training.checkpoint import load_weights
+from regard.training.directory import agree
 from regard.training.loop import Trainer, TrainerConfig
 from regard.training.optimiser import build_optimiser, build_schedule
-from regard.training.run import Recipe, agree, common, recorded
+from regard.training.run import Recipe, common, recorded
 from regard.training.tasks.classification import ClassificationTask, Labelled
 
 LOOKS = 8

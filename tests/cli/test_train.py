@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,11 +14,13 @@ import torch
 
 from regard.cli import main
 from regard.training.baselines import load_baseline
+from regard.training.tasks.language_model import LanguageModelTask
 from tests.training.media_data import write_images, write_tones
 
 SMALL = ["d_model=16", "layers=1", "heads=2", "feed_forward=24", "batch_size=4", "validate_every=2", "watch_every=0"]
 SETTINGS = [word for setting in SMALL for word in ("--set", setting)]
 _OF_BASELINES = [setting for setting in SMALL if not setting.startswith(("heads", "feed_forward"))]
+TUNED = ["--set", "batch_size=4", "--set", "validate_every=2", "--set", "watch_every=0", "--threads", "1", "--quiet"]
 BASELINE = [*(word for setting in _OF_BASELINES for word in ("--set", setting)), "--steps", "4", "--quiet"]
 
 
@@ -196,7 +201,7 @@ def test_classify_image(run, tmp_path: Path) -> None:
     )
     assert err[-1] == "Use it: regard classify -m run/model"
     assert run("classify-image", "photos", "--out", "run", "--resume", "--quiet")[0] == 0
-    code, _, err = run("classify-image", "photos", "--from", "run/model", "--out", "tuned", *small, "--steps", "2")
+    code, _, err = run("classify-image", "photos", "--from", "run/model", "--out", "tuned", *TUNED, "--steps", "2")
     assert code == 0, err
     (tmp_path / "empty").mkdir()
     (tmp_path / "table.csv").write_text("path,label\nphotos/lie/001.png,\n,lie\n")
@@ -227,7 +232,7 @@ def test_classify_audio(run, tmp_path: Path) -> None:
     code, out, err = run("classify-audio", "words", "--out", "run", *small, "--steps", "4", "--precision", "bfloat16")
     assert code == 0 and out.startswith("run/model: 4 steps, validation loss "), err
     assert err == ["Use it: regard classify -m run/model"]
-    code, _, err = run("classify-audio", "words", "--from", "run/model", "--out", "tuned", *small, "--steps", "2")
+    code, _, err = run("classify-audio", "words", "--from", "run/model", "--out", "tuned", *TUNED, "--steps", "2")
     assert code == 0, err
     code, _, err = run("classify-image", "words", "--from", "run/model", "--out", "other", "--quiet")
     assert code == 2 and "is of the family audio spectrogram transformer: it must be a model of images" in err[0]
@@ -267,3 +272,95 @@ def test_translate(run, tmp_path: Path) -> None:
     assert code == 2 and err == ["regard: 3 files are given; it may be two, line by line, or one table"]
     code, _, err = run("translate", "a.en", *languages, "--out", "third")
     assert code == 2 and "a.en is no table" in err[0]
+
+
+def test_what_a_model_to_go_on_from_has_is_not_set(run, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be\n" * 40)
+    small = (*SETTINGS, "--set", "context=8", "--characters", "--threads", "1", "--quiet", "--steps", "2")
+    assert run("language-model", "text.txt", *small, "--out", "first")[0] == 0
+    base = ("language-model", "text.txt", "--model", "first/model", "--set", "context=8", "--quiet", "--steps", "2")
+    for setting in ("--size=large", "--characters", "--set=vocab_size=77", "--set=tied=false", "--family=lstm"):
+        code, _, err = run(*base, setting, "--out", "second")
+        assert code == 2 and len(err) == 1 and "it may be" in err[0] and not (tmp_path / "second").exists(), err
+    assert run(*base, "--out", "second")[0] == 0
+
+
+def test_after_a_loss_that_is_no_number_there_is_a_model_to_go_on_from(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be\n" * 40)
+    small = (*SETTINGS, "--set", "context=8", "--characters", "--threads", "1", "--quiet", "--steps", "8")
+    usual = LanguageModelTask.validate
+    found = iter([None, {"loss": float("nan")}])
+    monkeypatch.setattr(LanguageModelTask, "validate", lambda self: next(found) or usual(self))
+    code, _, err = run("language-model", "text.txt", *small, "--out", "run")
+    assert code == 2 and len(err) == 1 and "validation loss is nan at step 4, so training stopped" in err[0]
+    assert err[0].endswith("run/model is the model of step-00000002, which another run may go on from")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    again = ("--model", "run/model", "--set", "context=8", "--quiet", "--steps", "2", "--out", "again")
+    monkeypatch.setattr(sys, "argv", ["regard", "train", "language-model", "text.txt", *again])
+    main()
+    assert (tmp_path / "again" / "model" / "model.safetensors").is_file()
+
+
+def test_translators_go_on_as_they_were_begun(run, tmp_path: Path) -> None:
+    pairs = [
+        (f"a {word} dog number {i}", f"ein {wort} Hund {i}") for i in range(20) for word, wort in (("big", "großer"),)
+    ]
+    (tmp_path / "a.en").write_text("".join(f"{source}\n" for source, _ in pairs))
+    (tmp_path / "a.de").write_text("".join(f"{target}\n" for _, target in pairs))
+    rows = [json.dumps({"en": source, "de": target}) for source, target in pairs]
+    (tmp_path / "a.jsonl").write_text("\n".join([*rows, '{"en": "a \\ud800", "de": "b"}']) + "\n")
+    sizes = ("d_model=16", "encoder_layers=1", "decoder_layers=1", "heads=2", "feed_forward=24", "vocab_size=280")
+    more = ("batch_tokens=200", "warmup=2", "watch_every=2", "optimiser=muon", "schedule=linear", "patience=9")
+    small = [word for setting in (*sizes, *more) for word in ("--set", setting)]
+    named = ("--from", "en", "--to", "de", "--quiet", "--steps", "4")
+    code, _, err = run("translate", "a.jsonl", *named, *small, "--out", "run")
+    assert code == 0 and "half a character (a.jsonl, line 21)" in err[0], err
+    records = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert records.count('"attention"') == 2
+    assert run("translate", "a.jsonl", "--resume", "--quiet", "--out", "run")[0] == 0
+    assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["languages"] == ["en", "de"]
+    code, _, err = run("translate", "a.jsonl", "--resume", "--to", "fr", "--quiet", "--out", "run")
+    assert code == 2 and len(err) == 1
+    # killed after the tokenizer was written
+    assert run("translate", "a.en", "a.de", *named, *small, "--out", "other")[0] == 0
+    for path in ("metrics.jsonl", "curves.png"):
+        (tmp_path / "other" / path).unlink()
+    shutil.rmtree(tmp_path / "other" / "checkpoints")
+    (tmp_path / "other" / ".tokenizer.json.0123abcd.part").write_text("half")
+    assert run("translate", "a.en", "a.de", "--resume", "--quiet", "--out", "other")[0] == 0
+    assert not [*(tmp_path / "other").glob(".*")]
+
+
+def test_damaged_files_are_one_line(run, tmp_path: Path) -> None:
+    whole = gzip.compress("".join(f"a dog {i} {i * i}\n" for i in range(400)).encode())
+    (tmp_path / "a.en.gz").write_bytes(whole[:60] + bytes(40) + whole[100:])
+    (tmp_path / "a.de").write_text("ein Hund\n" * 400)
+    code, _, err = run("translate", "a.en.gz", "a.de", "--quiet", "--out", "run")
+    assert code == 2 and len(err) == 1 and "a.en.gz: cannot be read" in err[0], err
+    write_images(tmp_path / "photos", 12)
+    os.rename(tmp_path / "photos" / "lie", os.fsencode(tmp_path / "photos") + b"/lie\xff")
+    write_images(tmp_path / "others", 12)
+    os.rename(tmp_path / "others" / "lie", tmp_path / "photos" / "lie")
+    small = [*SETTINGS, "--set", "image_size=16", "--set", "patch=4", "--quiet", "--steps", "1", "--out", "images"]
+    code, _, err = run("classify-image", "photos", *small, "--set", "crop=0.99")
+    assert code == 0 and "the name of the class is no text: it has half a character" in err[0], err
+    rows = "".join(
+        f"photos/{path.parent.name}/{path.name},{path.parent.name}\n" for path in tmp_path.glob("photos/*e/*.png")
+    )
+    (tmp_path / "table.csv").write_text(f"path,label\n{rows}{'a' * 400},lie\n" + rows.replace("photos/", "./photos/"))
+    code, _, err = run("classify-image", "table.csv", *small[:-1], "table")
+    assert code in (0, 2) and all("Traceback" not in line for line in err), err
+    for setting, words in (
+        ("crop=1", "crop is 1.0; it may be 0 or more and less than 1"),
+        ("speed=Infinity", "speed is inf; it may be from 1 to 4"),
+        ("noise=NaN", "noise is nan; it may be from -100 to 200"),
+    ):
+        task = "classify-image" if setting == "crop=1" else "classify-audio"
+        code, _, err = run(task, "photos", "--set", setting, "--quiet", "--out", "never")
+        assert code == 2 and len(err) == 1 and words in err[0], err
+    (tmp_path / "text.txt").write_text("to be or not to be\n" * 40)
+    code, _, err = run("language-model", "text.txt", "--characters", "--set", "kv_heads=3", "--quiet", "--out", "never")
+    assert code == 2 and len(err) == 1 and "kv_heads is 3 with 4 heads; it may be a divisor of them" in err[0], err

@@ -22,6 +22,7 @@ from regard.training.tasks.classify_audio import ClassifyAudioRecipe, train_audi
 from regard.training.tasks.classify_image import ClassifyImageRecipe, train_image_classifier
 from tests.training.lines import killed_at_random
 from tests.training.media_data import write_images, write_tone, write_tones
+from tests.training.recipes import going_on
 from tests.training.test_media_tasks import curve, stripes, tones
 
 IMAGES = ClassifyImageRecipe(
@@ -205,7 +206,7 @@ def test_fine_tunes_models_of_images(kind: str, pictures: Path, tmp_path: Path) 
     settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 24, "width": 24}}
     settings |= {"do_center_crop": True, "crop_size": {"height": 16, "width": 16}}
     (tmp_path / "first" / "preprocessor_config.json").write_text(json.dumps(settings))
-    recipe = replace(IMAGES, model=str(tmp_path / "first"), steps=40)
+    recipe = going_on(IMAGES, tmp_path / "first", steps=40)
     trained = train_image_classifier(pictures, recipe, quiet(tmp_path / "run"))
     assert trained.scores["accuracy"] > 0.8
     path = next((pictures / "lie").iterdir())
@@ -220,7 +221,7 @@ def test_fine_tunes_models_of_sound(recordings: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_tones(data)
     (data / "low").rename(data / "deep")
-    recipe = replace(SOUNDS, model=str(first.directory))
+    recipe = going_on(SOUNDS, first.directory)
     trained = train_audio_classifier(data, recipe, quiet(tmp_path / "run"))
     config: Any = trained.model.config
     assert trained.scores["accuracy"] == 1 and config.labels == ("deep", "high") and config.size == (16, 16)

@@ -22,6 +22,7 @@ from regard.training.tasks.classify_text import (
     train_text_classifier,
 )
 from tests.training.lines import killed_at_random
+from tests.training.recipes import going_on
 
 SMALL = ClassifyTextRecipe(
     d_model=16, layers=1, heads=2, feed_forward=32, vocab_size=150, max_pieces=16, batch_pieces=200, steps=60,
@@ -112,7 +113,7 @@ def test_fine_tunes_any_encoder(table: Path, tmp_path: Path) -> None:
         getattr(transformers, kind)(settings).save_pretrained(tmp_path / name)
         for file, content in learn_word_pieces(lambda: [text for text, _ in rows()], 150).items():
             (tmp_path / name / file).write_bytes(content)
-        recipe = replace(SMALL, model=str(tmp_path / name), steps=30)
+        recipe = going_on(SMALL, tmp_path / name, steps=30)
         trained = train_text_classifier(table, recipe, quiet(tmp_path / f"{name}-run"))
         assert trained.scores["accuracy"] > 0.5, name
         found = load(trained.directory)

@@ -17,6 +17,7 @@ from regard.training.tasks.language_model import LanguageModelRecipe, train_lang
 from regard.training.tasks.texts import Windows
 from regard.training.tokens import Section, chunks, split, survey
 from tests.training.lines import killed_at_random
+from tests.training.recipes import going_on
 
 TEXT = "".join(f"{i} times {i % 7} is {i * (i % 7)}, he said — é\n" + "\n" * (i % 3) for i in range(300))
 SMALL = LanguageModelRecipe(
@@ -85,7 +86,7 @@ def test_killed_at_random_moments_the_curve_is_the_same(file: Path, tmp_path: Pa
 
 def test_fine_tunes_what_load_reads(file: Path, tmp_path: Path) -> None:
     first = train_language_model([file], SMALL, quiet(tmp_path / "first"))
-    recipe = replace(SMALL, model=str(first.directory), steps=4, peak_learning_rate=1e-4)
+    recipe = going_on(SMALL, first.directory, steps=4, peak_learning_rate=1e-4)
     second = train_language_model([file], recipe, quiet(tmp_path / "second"))
     assert second.scores["loss"] < first.scores["loss"] + 0.05  # it begins where the first ended
     assert (second.directory / "tokenizer.json").read_bytes() == (first.directory / "tokenizer.json").read_bytes()

@@ -14,6 +14,7 @@ from regard.training.tasks.masked_language_model import (
     MaskedLanguageModelTask,
     train_masked_language_model,
 )
+from tests.training.recipes import going_on
 
 SMALL = MaskedLanguageModelRecipe(
     d_model=32, layers=1, heads=2, feed_forward=32, vocab_size=100, context=16, batch_size=8, masked=0.3,
@@ -36,7 +37,7 @@ def test_learns_and_is_read_by_others(tmp_path: Path) -> None:
     ids = torch.tensor(found.tokenizer.encode_batch(["the cat [MASK]"]))
     with torch.no_grad():
         torch.testing.assert_close(found.model(ids), theirs(ids).logits, atol=1e-3, rtol=1e-3)
-    recipe = replace(SMALL, model=str(trained.directory), steps=2, warmup=1, peak_learning_rate=1e-5)
+    recipe = going_on(SMALL, trained.directory, steps=2, warmup=1, peak_learning_rate=1e-5)
     again = train_masked_language_model([tmp_path / "text.txt"], recipe, Run(tmp_path / "more", progress=False))
     assert again.scores["loss"] == pytest.approx(trained.scores["loss"], rel=0.2)
     _check_masking(found, ids)
@@ -76,7 +77,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
         replace(SMALL, masked=0)
     for recipe, words in (
         (replace(SMALL, context=3), "context is 3; it may be 4 or more"),
-        (replace(SMALL, model="translate-en-de"), "it may be one that fills gaps"),
+        (going_on(SMALL, "translate-en-de"), "it may be one that fills gaps"),
         (replace(SMALL, context=5000), "a context of 4998 needs"),
     ):
         with pytest.raises(ValueError, match=words) as error:

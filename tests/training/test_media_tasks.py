@@ -177,7 +177,7 @@ def test_division_takes_a_part_of_every_class() -> None:
         (lambda: ClassifyImageRecipe(validation_fraction=1.0), "validation_fraction is 1.0"),
         (lambda: ClassifyAudioRecipe(mixup=-1.0), "mixup is -1.0"),
         (lambda: image_task(replace(IMAGES, erase=2.0)), "erase is 2.0; it may be from 0 to 1"),
-        (lambda: audio_task(replace(SOUNDS, speed=0.5)), "augmentation cannot be: most is 0.5"),
+        (lambda: replace(SOUNDS, speed=0.5), "speed is 0.5; it may be from 1 to 4"),
     ],
 )
 def test_what_cannot_be_is_refused(make: Any, message: str) -> None:

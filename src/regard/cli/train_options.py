@@ -36,7 +36,13 @@ class Options:
         bool | None, typer.Option("--compile", help="Compile what lies around attention, with torch.compile.")
     ] = None
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in DIR; settings that are not given are those it has.")
+        bool,
+        typer.Option(
+            "--resume", help="Continue the run in DIR, with the same data; settings not given are those it has."
+        ),
+    ] = False
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write for TensorBoard, to DIR/tensorboard.")
     ] = False
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False
 
@@ -58,13 +64,20 @@ class Options:
         """Where and how to compute, on one thread a process."""
         return self._run(1, workers=workers)
 
-    def _run(self, threads: int | None, **settings: Any) -> Run:
+    def _run(self, threads: int | None, *, workers: int) -> Run:
         from regard.cli.options import set_threads
         from regard.training.run import Run
 
         set_threads(threads)
         tell = partial(print, file=sys.stderr)
-        return Run(self.out, resume=self.resume, progress=not self.quiet, tell=tell, **settings)
+        return Run(
+            self.out,
+            resume=self.resume,
+            progress=not self.quiet,
+            tell=tell,
+            tensorboard=self.tensorboard,
+            workers=workers,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +90,6 @@ class ModelOptions(Options):
     ] = None
     size: Annotated[str | None, typer.Option(help="Of a new model: tiny, small, medium or large.")] = None
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")] = None
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write for TensorBoard, to DIR/tensorboard.")
-    ] = False
 
     def recipe(self, kind: type[RecipeT], **given: Any) -> RecipeT:
         """As `Options.recipe`, with the model and the size."""
@@ -87,7 +97,7 @@ class ModelOptions(Options):
 
     def run(self, *, workers: int = 1) -> Run:
         """Where and how to compute."""
-        return self._run(self.threads, tensorboard=self.tensorboard, workers=workers)
+        return self._run(self.threads, workers=workers)
 
 
 def with_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -9,6 +9,7 @@ batches as one that did not stop, with nothing stored but these three numbers.
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from regard.training.errors import TrainingError
-from regard.training.tables import Skipped, read_rows
+from regard.training.tables import Skipped, flaw, read_rows
 
 Ints = npt.NDArray[np.int64]
 
@@ -51,7 +52,7 @@ def read_lines(path: Path) -> list[str]:
                 lines.append((text if lines else text.removeprefix("\ufeff")).strip())
     except UnicodeDecodeError as error:
         raise TrainingError(f"{path}, line {len(lines) + 1}: not UTF-8 ({error.reason})") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise TrainingError(f"{path}: cannot be read ({error})") from error
     return lines
 
@@ -99,10 +100,11 @@ def read_table(table: Path, source: str, target: str, skipped: Skipped) -> Paral
     """
     pairs: list[tuple[str, str]] = []
     for row in read_rows(table, (source, target), skipped):
-        if all(isinstance(side, str) and side.strip() for side in row.values):
+        wrong = next(filter(None, (flaw(side, number=False) for side in row.values)), None)
+        if wrong is None:
             pairs.append((row.values[0].strip(), row.values[1].strip()))
         else:
-            skipped.add("a side is empty", row.place)
+            skipped.add(f"a side is {'empty' if wrong == 'missing' else wrong}", row.place)
     if not pairs:
         raise TrainingError(f"{table} has no row of which both sides are text")
     return ParallelText([s for s, _ in pairs], [t for _, t in pairs], sum(skipped.counts.values()))

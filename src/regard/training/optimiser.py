@@ -98,7 +98,7 @@ def build_schedule(config: OptimiserConfig, steps: int) -> Schedule:
     if config.schedule not in ("cosine", "linear", "wsd"):
         known = ", ".join(repr(name) for name in get_args(ScheduleName))
         raise TrainingError(f"schedule is {config.schedule!r}; it may be one of {known}")
-    if steps <= warmup:
+    if steps <= warmup and steps > 1:
         raise TrainingError(
             f"steps is {steps} with a warm-up of {warmup}; the {config.schedule} schedule needs more steps than that"
         )
@@ -125,7 +125,7 @@ def cosine(step: int, peak: float, warmup: int, steps: int, final_fraction: floa
     """
     if step < warmup:
         return peak * step / warmup
-    progress = min(1.0, (step - warmup) / (steps - warmup))
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
     return peak * (final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 

@@ -16,6 +16,8 @@ POSITIVE: Range = (lambda x: 0 < x < float("inf"), "more than 0")
 PROBABILITY: Range = (lambda x: 0 <= x <= 1, "from 0 to 1")
 PART: Range = (lambda x: 0 <= x < 1, "0 or more and less than 1")
 SHARE: Range = (lambda x: 0 < x <= 1, "more than 0 and at most 1")
+FASTER: Range = (lambda x: 1 <= x <= 4, "from 1 to 4")
+DECIBELS: Range = (lambda x: -100 <= x <= 200, "from -100 to 200")
 SEED: Range = (lambda x: 0 <= x < 2**63, "from 0 to 2 ** 63 - 1")
 PIECES: Range = (lambda x: 1 <= x <= 10**7, "from 1 to 10,000,000")
 BETWEEN: Range = (lambda x: 0 < x < 1, "more than 0 and less than 1")
@@ -33,13 +35,15 @@ _NAMES: dict[Range, tuple[str, ...]] = {
     ),
     POSITIVE: ("peak_learning_rate", "epsilon", "clip", "seconds"),
     PROBABILITY: (
-        *("final_fraction", "magnitude", "cutmix", "erase", "crop", "time_mask", "frequency_mask"),
+        *("final_fraction", "magnitude", "cutmix", "erase", "time_mask", "frequency_mask"),
     ),
     PART: (
         *("dropout", "attention_dropout", "activation_dropout", "bpe_dropout", "label_smoothing", "momentum"),
-        "betas",
+        *("betas", "crop"),
     ),
     SHARE: ("layer_decay",),
+    FASTER: ("speed",),
+    DECIBELS: ("noise",),
     SEED: ("seed",),
     PIECES: ("vocab_size",),
     BETWEEN: ("ema", "validation_fraction", "masked"),

@@ -1,7 +1,9 @@
 """What a run writes down as it goes: metrics.jsonl, curves.png, and TensorBoard's files where they are asked for."""
 
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -26,7 +28,7 @@ class Records:
     def __init__(self, out: Path, step: int, *, tensorboard: bool = False) -> None:
         self.path, self._curves = out / "metrics.jsonl", out / "curves.png"
         forget_after(self.path, step)
-        self._board = _board(out / "tensorboard", step) if tensorboard else None
+        self._board = _Board(out / "tensorboard", step) if tensorboard else None
         try:
             self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:
@@ -44,7 +46,7 @@ class Records:
             if error is None:
                 raise StorageError(f"{self.path} cannot be written: {failure.strerror}") from failure
         if self._board is not None:
-            self._board.close()
+            self._board.close(failed=error is not None)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Write a record, a line; it has a step.
@@ -57,9 +59,7 @@ class Records:
         except OSError as error:
             raise StorageError(f"{self.path} cannot be written: {error.strerror}") from error
         if self._board is not None:
-            for name, value in _flat(record):
-                if name != "step":
-                    self._board.add_scalar(name, value, record["step"])
+            self._board.add(record)
 
     def draw(self) -> None:
         """Draw all that was recorded so far.
@@ -73,12 +73,60 @@ class Records:
             raise StorageError(f"{self._curves} cannot be written: {error.strerror or error}") from error
 
 
-def _board(directory: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise TrainingError("tensorboard is not installed; install it, or train without --tensorboard") from error
-    return SummaryWriter(str(directory), purge_step=step + 1)
+class _Board:
+    """TensorBoard's files.
+
+    Its library writes them in a thread of its own, which tells the whole world when the disk is full; here what it
+    meets there is raised where the next record is written.
+    """
+
+    def __init__(self, directory: Path, step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise TrainingError("tensorboard is not installed; install it, or train without --tensorboard") from error
+        self._directory, self._before = directory, threading.excepthook
+        with self._storing():
+            self._writer: Any = SummaryWriter(str(directory), purge_step=step + 1)
+        threading.excepthook = self._say
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """The numbers of a record.
+
+        Raises:
+            StorageError: if they cannot be written, or those before could not.
+        """
+        with self._storing():
+            for name, value in _flat(record):
+                if name != "step":
+                    self._writer.add_scalar(name, value, record["step"])
+
+    def close(self, *, failed: bool) -> None:
+        """Write what is still to be written; after a failure as far as it goes.
+
+        Raises:
+            StorageError: if it cannot be.
+        """
+        try:
+            with self._storing():
+                self._writer.close()
+        except StorageError:
+            if not failed:
+                raise
+        finally:
+            threading.excepthook = self._before
+
+    @contextmanager
+    def _storing(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(f"{self._directory} cannot be written: {error.strerror or error}") from error
+
+    def _say(self, failure: threading.ExceptHookArgs) -> None:
+        """What a thread was ended by, but the want of space in TensorBoard's."""
+        if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__name__ == "_AsyncWriterThread"):
+            self._before(failure)
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -12,7 +12,9 @@ import typer
 from regard.cli.train_options import ModelOptions, Options, with_options
 
 if TYPE_CHECKING:
+    from regard.training.data import ParallelText
     from regard.training.run import Trained
+    from regard.training.tasks.translate import Languages
 
 train = typer.Typer(
     help="Train a model on your own data, or fine-tune one. What it learns goes to DIR/model.",
@@ -185,8 +187,12 @@ def translate(
     ],
     *,
     options: Options,
-    source: Annotated[str, typer.Option("--from", help="The language that is read; a column of TABLE.")] = "source",
-    target: Annotated[str, typer.Option("--to", help="The language that is written; a column of TABLE.")] = "target",
+    source: Annotated[
+        str | None, typer.Option("--from", help="The language that is read; a column of TABLE. source unless given.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--to", help="The language that is written; a column of TABLE. target unless given.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Go on from this translator: a run's model, or an embedded one.")
     ] = None,
@@ -212,28 +218,33 @@ def translate(
       --set warmup=20 --steps 1200`
     - `regard translate -m runs/en-de/model letter.en`
     """
-    from regard.training import TrainingError
-    from regard.training.data import ParallelText, read_parallel, read_table
-    from regard.training.tables import Skipped
     from regard.training.tasks.translate import Languages, train_translation
     from regard.training.tasks.translation_recipe import TranslationRecipe
 
-    def pairs(paths: list[Path]) -> ParallelText:
-        skipped = Skipped("pair")
-        if len(paths) == 2:
-            text = read_parallel(paths[0], paths[1], skipped)
-        elif len(paths) == 1:
-            text = read_table(paths[0], source, target, skipped)
-        else:
-            raise TrainingError(f"{len(paths)} files are given; it may be two, line by line, or one table")
-        for sentence in skipped.sentences():
-            print(sentence, file=sys.stderr)
-        return text
-
     recipe = options.recipe(TranslationRecipe, model=model, family=family)
-    text, held_out = pairs(files), pairs(validation) if validation else None
-    run, languages = options.run(workers=workers), Languages(source, target)
+    usual = Languages.of_run(options.out) if options.resume else Languages()
+    languages = Languages(source or usual.source, target or usual.target)
+    text, held_out = _pairs(files, languages), _pairs(validation, languages) if validation else None
+    run = options.run(workers=workers)
     _finish(lambda: train_translation(text, recipe, run, validation=held_out, languages=languages), "translate -m")
+
+
+def _pairs(paths: list[Path], languages: Languages) -> ParallelText:
+    """Pairs from two files or from two columns of a table."""
+    from regard.training import TrainingError
+    from regard.training.data import read_parallel, read_table
+    from regard.training.tables import Skipped
+
+    skipped = Skipped("pair")
+    if len(paths) == 2:
+        text = read_parallel(paths[0], paths[1], skipped)
+    elif len(paths) == 1:
+        text = read_table(paths[0], languages.source, languages.target, skipped)
+    else:
+        raise TrainingError(f"{len(paths)} files are given; it may be two, line by line, or one table")
+    for sentence in skipped.sentences():
+        print(sentence, file=sys.stderr)
+    return text
 
 
 def _finish(work: Callable[[], Trained], use: str) -> None:

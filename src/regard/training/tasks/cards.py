@@ -11,6 +11,8 @@ import torch
 from regard.files import write_atomically
 from regard.models import Checkpoint
 from regard.training.baselines.saved import Baseline
+from regard.training.checkpoint import Checkpoints, load_weights
+from regard.training.errors import DivergedError
 from regard.training.loop import Outcome, Task
 from regard.training.run import Recipe, Run, Trained, learn
 
@@ -45,12 +47,23 @@ def train_and_save(
         skipped: what was left out of the data, a sentence each.
 
     Raises:
-        TrainingError: as `Trainer.run`.
+        TrainingError: as `Trainer.run`; where it diverged, the model of its best checkpoint is saved.
     """
     if run.tell is not None:
         for sentence in skipped:
             run.tell(sentence)
-    outcome, scores = learn(checkpoint, task, recipe, run)
+    try:
+        outcome, scores = learn(checkpoint, task, recipe, run)
+    except DivergedError as error:
+        kept = Checkpoints(run.out / "checkpoints")
+        good = kept.best or kept.latest
+        if good is None:
+            raise
+        load_weights(good, checkpoint.model)
+        place = checkpoint.save(run.out / "model", dtype=torch.float32)
+        raise DivergedError(
+            f"{error}; {place} is the model of {good.stem}, which another run may go on from"
+        ) from error
     place = checkpoint.save(run.out / "model", dtype=torch.float32)  # as it was measured
     write_card(place, name, checkpoint, recipe, outcome, scores)
     return Trained(checkpoint.model, place, outcome, scores, skipped)

@@ -260,6 +260,7 @@ class _Sounds(Media[Sounds, ClassifyAudioRecipe, ASTSettings]):
     task, modality = "classify-audio", "audio"
 
     def settings(self, recipe: ClassifyAudioRecipe, start: Checkpoint | None) -> ASTSettings:
+        recipe.only_of_new("family", "seconds", "mels", "patch", "stride")
         if start is not None:
             return sound_settings(start)
         if recipe.family not in FAMILIES:

@@ -67,7 +67,10 @@ class ClassifyImageRecipe(ClassificationRecipe):
             TrainingError: a field is outside what it may be.
         """
         try:
-            found: list[Augmentation] = [RandomCrop(round(self.crop * size)), HorizontalFlip(0.5 * self.flip)]
+            found: list[Augmentation] = [
+                RandomCrop(min(round(self.crop * size), size - 1)),
+                HorizontalFlip(0.5 * self.flip),
+            ]
             if self.rand_augment:
                 found.append(RandAugment(self.rand_augment, self.magnitude))
             found.append(RandomErasing(self.erase))
@@ -192,6 +195,7 @@ class _Images(Media[Pixels, ClassifyImageRecipe, ImageSettings]):
     task, modality = "classify-image", "image"
 
     def settings(self, recipe: ClassifyImageRecipe, start: Checkpoint | None) -> ImageSettings:
+        recipe.only_of_new("family", "image_size", "patch")
         if start is None:
             if recipe.family not in FAMILIES:
                 raise TrainingError(f"family is {recipe.family!r}; it may be {', '.join(map(repr, FAMILIES))}")

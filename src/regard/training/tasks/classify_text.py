@@ -31,10 +31,11 @@ from regard.training.baselines import (
     new_baseline,
 )
 from regard.training.data import Ints, Ragged, offsets_of
+from regard.training.directory import agree, learnt_files, left_as_it_was
 from regard.training.dropout import set_dropout
 from regard.training.errors import TrainingError
 from regard.training.metrics import accuracy, macro_f1
-from regard.training.run import Run, SizedRecipe, Trained, agree, learnt_files, left_as_it_was, only_of_transformers
+from regard.training.run import Run, SizedRecipe, Trained, only_of_transformers
 from regard.training.tables import Skipped, fingerprint, flaw, names_of, read_rows
 from regard.training.tasks.cards import train_and_save
 from regard.training.tasks.files import class_names
@@ -236,8 +237,9 @@ def train_text_classifier(
     if recipe.text == recipe.label:
         raise TrainingError(f"text and label are both {recipe.text!r}; they may be two columns")
     only_of_transformers(recipe, "model", "heads", "feed_forward", "optimiser", "layer_decay", "compile")
+    recipe.only_of_new("family", "vocab_size", "lowercase")
     skipped = Skipped()
-    labels = _labels(table, recipe, skipped)
+    labels = _labels(table, recipe, skipped, divided=validation is None)
     with left_as_it_was(run.out):
         run.out.mkdir(parents=True, exist_ok=True)
         data = {
@@ -271,12 +273,12 @@ def _rows(table: Path, recipe: ClassifyTextRecipe, skipped: Skipped) -> Iterator
             yield row.place, text, str(label).strip()
 
 
-def _labels(table: Path, recipe: ClassifyTextRecipe, skipped: Skipped) -> tuple[str, ...]:
-    """The names of the classes, numbers in the order of numbers."""
+def _labels(table: Path, recipe: ClassifyTextRecipe, skipped: Skipped, *, divided: bool) -> tuple[str, ...]:
+    """The names of the classes, numbers in the order of numbers; each has two rows where they are to be divided."""
     counts = Counter(label for _, _, label in _rows(table, recipe, skipped))
     names = class_names(counts, table, "row with a text and a label")
     rare = [label for label, count in counts.items() if count < 2]
-    if rare:
+    if rare and divided:
         raise TrainingError(f"{table} has one row alone of the class {rare[0]!r}; there must be two or more of each")
     return names
 

@@ -78,6 +78,9 @@ def _folders(data: Path, skipped: Skipped) -> Iterator[LabelledFile]:
         if not entry.is_dir():
             skipped.add("it is in no class's folder", str(entry))
             continue
+        if wrong := flaw(entry.name):
+            skipped.add(f"the name of the class is {wrong}", str(entry))
+            continue
         been: set[str] = set()  # folders, which links may lead to again
 
         def closed(error: OSError) -> None:
@@ -109,10 +112,18 @@ def fingerprint(files: Sequence[LabelledFile]) -> str:
     """What tells these files from others: their number and a hash of their names, classes and sizes."""
     digest, total = hashlib.sha256(), 0
     for file in files:
-        size = file.path.stat().st_size if file.path.is_file() else -1
+        size = _size(file.path)
         total += max(size, 0)
         digest.update(f"{file.name}\0{file.label}\0{size}\n".encode(errors="surrogateescape"))
     return f"{len(files):,} files, {total:,} bytes, SHA-256 of names, classes and sizes {digest.hexdigest()[:16]}"
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; -1 for what is none, or has a name that no file can have."""
+    try:
+        return path.stat().st_size if path.is_file() else -1
+    except OSError:
+        return -1
 
 
 def class_names(labels: Iterable[str], where: object, what: str = "example with a class") -> tuple[str, ...]:

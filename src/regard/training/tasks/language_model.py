@@ -18,9 +18,10 @@ from regard.models import Checkpoint, load
 from regard.models.checkpoint import new_checkpoint
 from regard.models.llama import LlamaConfig
 from regard.training.baselines import Baseline, Cell, RecurrentConfig, new_baseline
+from regard.training.directory import learnt_files
 from regard.training.errors import TrainingError
 from regard.training.loss import linear_cross_entropy
-from regard.training.run import Run, Trained, learnt_files, only_of_transformers
+from regard.training.run import Run, Trained, only_of_transformers
 from regard.training.tasks.texts import Texts, TextsRecipe, Windows, train_on_texts
 from regard.training.tokens import Ids, chunks
 
@@ -54,6 +55,8 @@ class LanguageModelRecipe(TextsRecipe):
     def llama(self, vocab_size: int) -> LlamaConfig:
         """The sizes of a new model."""
         sizes = self.sizes(SIZES, each=2)  # rotary positions turn pairs of features
+        if self.kv_heads is not None and sizes["heads"] % self.kv_heads:
+            raise TrainingError(f"kv_heads is {self.kv_heads} with {sizes['heads']} heads; it may be a divisor of them")
         return LlamaConfig(
             vocab_size=vocab_size,
             **sizes,
@@ -135,6 +138,7 @@ def train_language_model(
         ModelError: if the model to be fine-tuned cannot be read, or continues no texts.
     """
     only_of_transformers(recipe, "model", "heads", "feed_forward", "kv_heads", "optimiser", "layer_decay", "compile")
+    recipe.only_of_new("family", "kv_heads", "tied", "tokens", "vocab_size")
     return train_on_texts(
         "language-model",
         files,

@@ -17,8 +17,9 @@ from regard.inputs.tokenizer.learn import learn_word_pieces
 from regard.models import Checkpoint, load
 from regard.models.bert import BertConfig
 from regard.models.checkpoint import new_checkpoint
+from regard.training.directory import learnt_files
 from regard.training.errors import TrainingError
-from regard.training.run import Run, Trained, learnt_files
+from regard.training.run import Run, Trained
 from regard.training.tasks.classify_text import SIZES
 from regard.training.tasks.texts import Texts, TextsRecipe, Windows, train_on_texts
 from regard.training.tokens import Ids, chunks
@@ -84,7 +85,7 @@ class MaskedLanguageModelTask:
 
     def step(self, batch: Tensor) -> Tensor:
         """Mean cross-entropy a piece that was to be guessed."""
-        return self._loss(batch, None)[0]
+        return self._loss(batch, None, self.recipe.label_smoothing)[0]
 
     def tokens(self, batch: Tensor) -> int:
         """Pieces, guessed or not."""
@@ -99,7 +100,9 @@ class MaskedLanguageModelTask:
             total, right, count = total + loss.item() * n, right + hits, count + n
         return {"loss": total / count, "accuracy": right / count}
 
-    def _loss(self, batch: Tensor, draw: torch.Generator | None) -> tuple[Tensor, int, int]:
+    def _loss(
+        self, batch: Tensor, draw: torch.Generator | None, label_smoothing: float = 0.0
+    ) -> tuple[Tensor, int, int]:
         """The loss, how many were guessed right, and of how many."""
         pieces = batch[:, :-1]  # (B, T - 2): the id that windows have in common with the next is not needed
         chance = torch.rand(pieces.shape, generator=draw)
@@ -114,7 +117,7 @@ class MaskedLanguageModelTask:
         ids = torch.cat([edge * self._cls, given.view_as(pieces), edge * self._sep], 1)  # (B, T)
         hidden = self.model.hidden(ids)[:, 1:-1].flatten(0, 1)[chosen]  # (N, d)
         scores = self.model.head(hidden).float()  # (N, V)
-        loss = F.cross_entropy(scores, labels)
+        loss = F.cross_entropy(scores, labels, label_smoothing=label_smoothing)
         return loss, int((scores.argmax(1) == labels).sum()), count
 
 
@@ -136,6 +139,7 @@ def train_masked_language_model(
     """
     if recipe.context < 4:
         raise TrainingError(f"context is {recipe.context}; it may be 4 or more")
+    recipe.only_of_new("vocab_size", "lowercase")
     return train_on_texts(
         "masked-language-model",
         files,

@@ -17,9 +17,10 @@ from regard.models import Checkpoint, load
 from regard.models.classifier import check_classifies, to_classifier
 from regard.training.baselines import Baseline, ResidualConfig, new_baseline
 from regard.training.data import Ints
+from regard.training.directory import agree, left_as_it_was
 from regard.training.dropout import set_dropout
 from regard.training.errors import TrainingError
-from regard.training.run import Run, Trained, agree, left_as_it_was
+from regard.training.run import Run, Trained
 from regard.training.stored import Values
 from regard.training.tables import Skipped
 from regard.training.tasks.cards import train_and_save

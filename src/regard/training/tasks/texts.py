@@ -17,10 +17,11 @@ from torch import Tensor
 from regard.inputs.tokenizer import Tokenizer
 from regard.models import Checkpoint
 from regard.training.baselines import Baseline
+from regard.training.directory import agree, left_as_it_was
 from regard.training.dropout import set_dropout
 from regard.training.errors import TrainingError
 from regard.training.loop import Task
-from regard.training.run import Run, SizedRecipe, Trained, agree, left_as_it_was
+from regard.training.run import Run, SizedRecipe, Trained
 from regard.training.tasks.cards import train_and_save
 from regard.training.tokens import Ids, Section, TextFile, encoded, read_ids, split, survey, write_ids
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from regard.files import write_atomically
 from regard.inputs.text import TextTokenizer
-from regard.models import load_model, resolve, save_model
+from regard.models import SavedModel, load_model, resolve, save_model
 from regard.models.translator import Translator
 from regard.training.baselines import RecurrentTranslator
 from regard.training.baselines.saved import baseline_of
@@ -35,6 +35,7 @@ from regard.training.data import (
     divided,
     fingerprint,
 )
+from regard.training.directory import agree, left_as_it_was, read_record
 from regard.training.dropout import use_byte_dropout
 from regard.training.errors import TrainingError
 from regard.training.finish import AnyTranslator, HeldOut, choose
@@ -42,7 +43,7 @@ from regard.training.loop import Outcome, Trainer
 from regard.training.loss import linear_cross_entropy
 from regard.training.minimum_risk import risk
 from regard.training.optimiser import build_optimiser, build_schedule
-from regard.training.run import MAY_CHANGE, Run, Trained, agree, left_as_it_was
+from regard.training.run import MAY_CHANGE, Run, Trained
 from regard.training.subwords import SubwordSampler
 from regard.training.tasks.translation_recipe import TranslationRecipe
 
@@ -155,6 +156,29 @@ class TrainedTranslator:
     padding: float  # part of the positions of epoch 0 that were padding
 
 
+@dataclass(frozen=True)
+class Languages:
+    """What is translated, for the record of the model: codes of two languages, such as "en" and "de"."""
+
+    source: str = "source"
+    target: str = "target"
+
+    def __str__(self) -> str:
+        return f"{self.source} to {self.target}"
+
+    @classmethod
+    def of_run(cls, out: Path) -> "Languages":
+        """Those of a run that is to be resumed; the usual ones where there is none.
+
+        Raises:
+            TrainingError: if its record is damaged.
+        """
+        path = out / "recipe.json"
+        words = str(read_record(path).get("data", {}).get("languages", "")) if path.is_file() else ""
+        source, to, target = words.partition(" to ")
+        return cls(source, target) if to else cls()
+
+
 def train_translator(
     train: ParallelText,
     validation: ParallelText,
@@ -164,6 +188,8 @@ def train_translator(
     resume: bool = False,
     workers: int = 1,
     progress: bool = True,
+    tensorboard: bool = False,
+    languages: Languages | None = None,
 ) -> TrainedTranslator:
     """Learn the vocabulary, build the model, train it.
 
@@ -176,6 +202,8 @@ def train_translator(
         workers: processes, at most `recipe.shards`; with `torch.set_num_threads(1)` the result
             is the same with any number. Default 1.
         progress: show a progress bar. Default True.
+        tensorboard: also write for TensorBoard. Default False.
+        languages: of the two sides, for the record of the run; None leaves them out.
 
     Raises:
         TrainingError: if the directory holds another run, one of another recipe or of other data is to be resumed, a
@@ -187,21 +215,24 @@ def train_translator(
         out.mkdir(parents=True, exist_ok=True)
         data = {"training": fingerprint(train), "validation": fingerprint(validation)}
         free = MAY_CHANGE if recipe.schedule == "cosine" else MAY_CHANGE | {"steps"}
-        torch.manual_seed(recipe.seed)
-        model, tokenizer = _model(out, train, recipe)
-        if recipe.model is not None:
-            data["model"] = str(load_model(resolve(recipe.model)).about["weights_sha256"])
+        if languages is not None:
+            data["languages"] = str(languages)
+        base = None if recipe.model is None else load_model(resolve(recipe.model))
+        if base is not None:
+            data["model"] = str(base.about["weights_sha256"])
         agree(out / "recipe.json", recipe, data, resume=resume, free=free)
+        torch.manual_seed(recipe.seed)
+        model, tokenizer = _model(out, train, recipe, base)
         use_byte_dropout(model)
         task = TranslationTask(model, tokenizer, train, validation, recipe)
-        settings = recipe.optimiser()
+        settings = recipe.optimiser_config()
         trainer = Trainer(
             model,
             task,
             build_optimiser(model, settings),
             build_schedule(settings, recipe.steps),
             out=out,
-            config=recipe.trainer(workers=workers, progress=progress),
+            config=recipe.trainer(workers=workers, progress=progress, tensorboard=tensorboard),
         )
         outcome = trainer.run(resume=resume)
         return TrainedTranslator(model, tokenizer, trainer, outcome, task.batches(0).padding())
@@ -213,14 +244,6 @@ _CARD = """\
 A translator from {languages.source} to {languages.target}, trained by `regard train translate` on {pairs:,} pairs for
 {steps:,} steps. BLEU on {held_out:,} validation pairs, on which its decoding was chosen: {bleu}.
 """
-
-
-@dataclass(frozen=True)
-class Languages:
-    """What is translated, for the record of the model: codes of two languages, such as "en" and "de"."""
-
-    source: str = "source"
-    target: str = "target"
 
 
 def train_translation(
@@ -249,15 +272,20 @@ def train_translation(
         )
     train, held_out = divided(text, recipe.seed) if validation is None else (text, validation)
     trained = train_translator(
-        train, held_out, recipe, out=run.out, resume=run.resume, workers=run.workers, progress=run.progress
+        train,
+        held_out,
+        recipe,
+        out=run.out,
+        resume=run.resume,
+        workers=run.workers,
+        progress=run.progress,
+        tensorboard=run.tensorboard,
+        languages=languages,
     )
     checkpoints = trained.trainer.checkpoints
     if not checkpoints.regular:  # stopped before the first that was due
         return Trained(trained.model, run.out, trained.outcome, {}, [])
-    most = trained.model.config.max_positions
-    lengths = [len(ids) for ids in trained.tokenizer.encode_batch(held_out.source)]
-    fitting = [i for i, length in enumerate(lengths) if length <= most]
-    measured = HeldOut([held_out.source[i] for i in fitting], [held_out.target[i] for i in fitting])
+    measured = _short_enough(held_out, trained)
     finished = choose(trained.model, trained.tokenizer, checkpoints, measured)
     bleu = finished.validation["raw"]
     about = {
@@ -272,11 +300,19 @@ def train_translation(
         languages=languages,
         pairs=len(train.source),
         steps=trained.outcome.progress.step,
-        held_out=len(fitting),
+        held_out=len(measured.source),
         bleu=bleu,
     )
     place = _saved(run.out / "model", trained, recipe, card, about)
     return Trained(trained.model, place, trained.outcome, {**trained.outcome.progress.scores, "bleu": bleu.score}, [])
+
+
+def _short_enough(text: ParallelText, trained: TrainedTranslator) -> HeldOut:
+    """The pairs whose sources the model takes."""
+    most = trained.model.config.max_positions
+    lengths = [len(ids) for ids in trained.tokenizer.encode_batch(text.source)]
+    fitting = [i for i, length in enumerate(lengths) if length <= most]
+    return HeldOut([text.source[i] for i in fitting], [text.target[i] for i in fitting])
 
 
 def _saved(
@@ -296,12 +332,13 @@ def _saved(
     return save_model(place, trained.model, trained.tokenizer, card=card, about=about, licence=licence)
 
 
-def _model(out: Path, train: ParallelText, recipe: TranslationRecipe) -> tuple[AnyTranslator, TextTokenizer]:
-    """The model before it learns, and its tokenizer."""
-    if recipe.model is None:
+def _model(
+    out: Path, train: ParallelText, recipe: TranslationRecipe, saved: SavedModel | None
+) -> tuple[AnyTranslator, TextTokenizer]:
+    """The model before it learns, a new one or another that learns on, and its tokenizer."""
+    if saved is None:
         tokenizer = _tokenizer(out / "tokenizer.json", train, recipe)
         return recipe.build(tokenizer), tokenizer
-    saved = load_model(resolve(recipe.model))
     if not isinstance(saved.model, Translator):
         raise TrainingError(f"model is {recipe.model}, for {saved.task}; it may be a translator that regard saved")
     own = {name: getattr(recipe, name) for name in ("dropout", "attention_dropout", "activation_dropout")}

@@ -10,7 +10,7 @@ from regard.training.baselines import RecurrentTranslator, RecurrentTranslatorCo
 from regard.training.errors import TrainingError
 from regard.training.finish import AnyTranslator
 from regard.training.loop import TrainerConfig
-from regard.training.optimiser import OptimiserConfig
+from regard.training.optimiser import OptimiserConfig, ScheduleName
 from regard.training.ranges import check_ranges
 from regard.training.run import as_they_are, common, only_of_transformers
 from regard.training.workers import Precision
@@ -52,15 +52,19 @@ class TranslationRecipe:
     steps: int = 10_000  # updates in all
     peak_learning_rate: float = 0.005  # at the end of the warm-up
     warmup: int = 2000  # steps
-    schedule: Literal["inverse-sqrt", "cosine"] = "inverse-sqrt"
-    final_fraction: float = 0.0  # cosine only: last learning rate as a part of the peak
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    schedule: ScheduleName = "inverse-sqrt"
+    final_fraction: float = 0.0  # cosine, linear and wsd: last learning rate as a part of the peak
+    decay_fraction: float = 0.2  # wsd only: the part of all steps in which the rate falls
     weight_decay: float = 0.0  # decoupled, on matrices only
     clip: float | None = 1.0  # longest gradient; None leaves it as it is
     precision: Precision = "float32"  # of matrix products in training; bfloat16 has fewer digits
     compile: bool = False  # Transformer blocks, with torch.compile; needs a C++ compiler
+    patience: int | None = None  # validations without a lower loss after which the run ends
     validate_every: int = 500  # steps
     checkpoint_every: int = 500  # steps
     keep: int = 20  # checkpoints kept for averaging, the best besides
+    watch_every: int = 500  # steps between two looks at attention; 0: none
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -88,13 +92,16 @@ class TranslationRecipe:
         special = {"pad": tokenizer.pad, "bos": tokenizer.bos, "eos": tokenizer.eos}
         return RecurrentTranslator(RecurrentTranslatorConfig(**sizes, **special))
 
-    def optimiser(self) -> OptimiserConfig:
+    def optimiser_config(self) -> OptimiserConfig:
         """The optimiser's part."""
         return OptimiserConfig(**common(OptimiserConfig, self))
 
-    def trainer(self, *, workers: int, progress: bool) -> TrainerConfig:
+    def trainer(self, *, workers: int, progress: bool, tensorboard: bool = False) -> TrainerConfig:
         """The loop's part."""
-        return TrainerConfig(workers=workers, progress=progress, **common(TrainerConfig, self))
+        loop = common(TrainerConfig, self)
+        if self.family != "transformer":
+            loop["watch_every"] = 0  # its attention is none of the mechanism's
+        return TrainerConfig(workers=workers, progress=progress, tensorboard=tensorboard, **loop)
 
     def check(self) -> None:
         """Refuse what would be ignored.
@@ -103,7 +110,9 @@ class TranslationRecipe:
             TrainingError: if a setting is given that the model to go on from, the family or the loss has no use for.
         """
         only_of_transformers(
-            self, "heads", "feed_forward", "attention_dropout", "activation_dropout", "norm_first", "positions"
+            self,
+            *("heads", "feed_forward", "attention_dropout", "activation_dropout", "norm_first", "positions"),
+            *("optimiser", "compile"),
         )
         if self.model is not None:
             as_they_are(self, _OF_THE_MODEL, f"model {self.model!r}, which has its own")
