@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from regard.cli import main
+from regard.models import ModelError, load
 from regard.training.baselines import load_baseline
 from regard.training.tasks.language_model import LanguageModelTask
 from tests.training.media_data import write_images, write_tones
@@ -75,6 +76,8 @@ def test_a_baseline(run, tmp_path: Path) -> None:
     small = ("--set", "context=8", "--set", "d_model=16", "--characters", "--threads", "1", "--quiet", "--steps", "4")
     code, out, err = run("language-model", "text.txt", "--family", "lstm", *small, "--out", "run")
     assert code == 0 and out.startswith("run/model: 4 steps, validation loss ") and not err
+    with pytest.raises(ModelError, match="is a recurrent-language-model, a baseline to compare with: it must be"):
+        load("run/model")
     code, _, err = run("language-model", "text.txt", "--set", "family=tree", *small, "--out", "other")
     assert (code, err) == (2, ["regard: family is 'tree'; it may be 'transformer', 'rnn', 'lstm', 'gru'"])
 

@@ -140,6 +140,13 @@ def test_rows_that_cannot_be_used_are_counted(table: Path, tmp_path: Path) -> No
     ]
 
 
+def test_one_row_of_a_class_is_enough_where_others_are_measured_on(table: Path, tmp_path: Path) -> None:
+    (tmp_path / "few.csv").write_text("text,label\na lovely film,good\na awful film,bad\nan odd film,odd\nodder,odd\n")
+    recipe = replace(SMALL, steps=1, vocab_size=100)
+    trained = train_text_classifier(tmp_path / "few.csv", recipe, quiet(tmp_path / "run"), validation=table)
+    assert trained.outcome.progress.step == 1
+
+
 def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
     table = tmp_path / "a.csv"
     for content, words in (

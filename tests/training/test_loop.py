@@ -1,5 +1,6 @@
 """A run that was stopped, or killed, continues as if nothing had happened."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -291,6 +293,33 @@ def test_writes_for_tensorboard_where_it_is_asked_to(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
     assert [event.step for event in events.Scalars("validation/loss")] == [5, 6]
+
+
+@pytest.mark.timeout(60)
+def test_a_disk_that_tensorboard_finds_full_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    usual, calls = RecordWriter.write, 0
+
+    def full(self: RecordWriter, data: bytes) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        usual(self, data)
+
+    said: list[threading.ExceptHookArgs] = []
+    hook = said.append
+    monkeypatch.setattr(threading, "excepthook", hook)
+    monkeypatch.setattr(RecordWriter, "write", full)
+    with pytest.raises(StorageError, match=r"tensorboard cannot be written: No space left on device"):
+        trainer(tmp_path, tensorboard=True).run()
+    assert calls > 4 and not said and threading.excepthook is hook
+    other = threading.Thread(target=full, args=(None, b""))
+    other.start()
+    other.join()
+    assert len(said) == 1  # other threads say what ended them, as before
 
 
 def test_does_not_mix_two_runs(tmp_path: Path) -> None:

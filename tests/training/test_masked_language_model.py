@@ -1,5 +1,6 @@
 """A masked language model fills the gaps of texts like those it saw; only what was masked is guessed."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,19 @@ def test_learns_and_is_read_by_others(tmp_path: Path) -> None:
     again = train_masked_language_model([tmp_path / "text.txt"], recipe, Run(tmp_path / "more", progress=False))
     assert again.scores["loss"] == pytest.approx(trained.scores["loss"], rel=0.2)
     _check_masking(found, ids)
+
+
+def test_targets_are_smoothed_in_training_alone(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    losses: list[list[float]] = []
+    for smoothing in (0.0, 0.5):
+        recipe = replace(SMALL, steps=2, validate_every=1, label_smoothing=smoothing, peak_learning_rate=1e-9)
+        out = tmp_path / str(smoothing)
+        train_masked_language_model([tmp_path / "text.txt"], recipe, Run(out, progress=False))
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if "loss" in line])
+        losses[-1].append(next(line["validation"]["loss"] for line in lines if "validation" in line))
+    assert losses[0][0] != losses[1][0] and losses[0][2] == pytest.approx(losses[1][2], rel=1e-6)
 
 
 def _check_masking(found: Checkpoint, ids: torch.Tensor) -> None:

@@ -224,7 +224,7 @@ def _read_config(path: Path, data: bytes) -> dict[str, Any]:
         raise ModelError(f"{path} is not JSON: {error}") from error
     if isinstance(about, dict) and "regard_baseline" in about:
         raise ModelError(
-            f"{path.parent} is a baseline, {about['regard_baseline']}, to compare with: it must be a Transformer"
+            f"{path.parent} is a {about['regard_baseline']}, a baseline to compare with: it must be a Transformer"
         )
     if not isinstance(about, dict) or "regard_format" not in about:
         raise ModelError(f"{path} has no regard_format: it is not the config of a model that regard saved")
