@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
@@ -84,17 +85,22 @@ def replace_directory(path: str | os.PathLike[str], files: Mapping[str, bytes], 
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def remove_left_overs(directory: Path) -> None:
-    """Takes away what a process that was killed left half written in a directory; nobody else may be writing there.
+def remove_left_overs(directory: Path, names: Collection[str]) -> None:
+    """Takes away what a process that was killed left half written; nobody else may be writing there.
 
     A directory that was being replaced, and is in its place no more, is left where it is: beside, in a hidden one.
+
+    Args:
+        directory: in which it wrote.
+        names: of the files and directories that it wrote.
     """
-    for path in directory.glob(f".*{PART}"):
-        path.unlink(missing_ok=True)
-    for path in directory.glob(".*-*"):
-        place = directory / path.name[1:].rpartition("-")[0]
-        if path.is_dir() and place.exists() and {part.name for part in path.iterdir()} <= {"new", "old"}:
-            shutil.rmtree(path, ignore_errors=True)
+    for name in names:
+        start = f".{name[:32]}"
+        for path in directory.glob(f"{glob.escape(start)}.????????{PART}"):
+            path.unlink(missing_ok=True)
+        for path in directory.glob(f"{glob.escape(start)}-????????"):
+            if path.is_dir() and ((directory / name).exists() or not (path / "old").exists()):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -333,8 +333,17 @@ def test_translators_go_on_as_they_were_begun(run, tmp_path: Path) -> None:
         (tmp_path / "other" / path).unlink()
     shutil.rmtree(tmp_path / "other" / "checkpoints")
     (tmp_path / "other" / ".tokenizer.json.0123abcd.part").write_text("half")
+    (tmp_path / "other" / ".model-0123abcd" / "new").mkdir(parents=True)
+    (tmp_path / "other" / ".theirs.part").write_text("of somebody else")
     assert run("translate", "a.en", "a.de", "--resume", "--quiet", "--out", "other")[0] == 0
-    assert not [*(tmp_path / "other").glob(".*")]
+    assert [path.name for path in (tmp_path / "other").glob(".*")] == [".theirs.part"]
+    code, _, err = run("translate", "a.en", "a.de", "--resume", "--steps", "9", "--quiet", "--out", "other")
+    assert code == 2 and "steps is 9, but the run in other has 4" in err[0], err
+    early = ("--set", "patience=1", "--set", "validate_every=1", "--set", "checkpoint_every=50", "--steps", "60")
+    code, _, err = run(
+        "translate", "a.en", "a.de", *named[:-2], *small[:-2], *early, "--set", "peak_learning_rate=9", "--out", "early"
+    )
+    assert code == 0 and (tmp_path / "early" / "model" / "model.safetensors").is_file(), err
 
 
 def test_damaged_files_are_one_line(run, tmp_path: Path) -> None:

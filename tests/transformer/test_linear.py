@@ -84,10 +84,15 @@ def test_who_multiplies(counted: Counted) -> None:
             (torch.randn(64), torch.randn(256, 64), None, True),
             (torch.randn(64, 2, 2).mT.transpose(0, 2), torch.randn(256, 64), None, True),
             (torch.randn(2, 64), torch.randn(64, 256).T, None, False),
+            (torch.randn(2, 64), torch.randn(256, 64), torch.randn(1), False),
+            (torch.randn(2, 64), torch.randn(256, 64), torch.tensor(0.5), False),
+            (torch.randn(1 << 14), torch.randn(1 << 14), None, False),
+            (torch.randn(9, 4096), torch.randn(16, 4096), None, False),
+            (torch.randn(8, 4096), torch.randn(16, 4096), None, True),
         ):
             before = counted.calls
             found = linear(x, weight, bias)
-            torch.testing.assert_close(found, F.linear(x, weight, bias))
+            torch.testing.assert_close(found, F.linear(x, weight, bias), atol=1e-3, rtol=1e-4)
             assert (counted.calls > before) == native, (x.shape, weight.shape)
         with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
             linear(torch.randn(2, 32), torch.randn(512, 64))

@@ -65,8 +65,14 @@ def pooling_of(checkpoint: Checkpoint, folder: str) -> tuple[Pooling, ...]:
 
 
 def takes_means(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint was trained to say with the mean of a text's rows what the text is about."""
+    """Whether a checkpoint was trained to say with the mean of a text's rows what the text is about.
+
+    Not where its files do not say so: what is wrong with them matters to who makes vectors of texts.
+    """
     if MODULES not in checkpoint.files:
         return False
-    folder = next((folder for name, folder in modules_of(checkpoint) if name == "Pooling"), None)
-    return folder is not None and pooling_of(checkpoint, folder) == ("mean",)
+    try:
+        folder = next((folder for name, folder in modules_of(checkpoint) if name == "Pooling"), None)
+        return folder is not None and pooling_of(checkpoint, folder) == ("mean",)
+    except ModelError:
+        return False

@@ -10,19 +10,26 @@ import json
 import shutil
 import typing
 from collections.abc import Callable, Collection, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from regard.files import remove_left_overs, replace_directory, write_atomically
-from regard.training.errors import StorageError, TrainingError
+from regard.training.errors import StorageError, TakenError, TrainingError
 
 _OURS = (
     "recipe.json", "tokenizer", "tokenizer.json", "data", "metrics.jsonl", "curves.png", "checkpoints", "tensorboard",
     "model",
 )  # fmt: skip
 """What a run writes into its directory."""
+_DATA = tuple(
+    f"{part}{field}.{kind}"
+    for part in ("train", "validation")
+    for field in ("", ".ids", ".lengths", ".labels")
+    for kind in ("bin", "json")
+)
+"""What it writes into data/."""
 
 
 @contextmanager
@@ -43,13 +50,16 @@ def left_as_it_was(out: Path) -> Generator[None]:
         raise TrainingError(f"{out / taken} exists and belongs to no run; move it away, or choose another directory")
     try:
         yield
+    except TakenError:  # by another process meanwhile
+        raise
     except Exception:
         metrics = out / "metrics.jsonl"
         if new and out.is_dir() and not (metrics.is_file() and metrics.stat().st_size):
-            for path in (out / name for name in _OURS):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            if not there and not any(out.iterdir()):
-                out.rmdir()
+            with suppress(OSError):  # what went wrong before is what is to be said
+                for path in (out / name for name in _OURS):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                if not there and not any(out.iterdir()):
+                    out.rmdir()
         raise
 
 
@@ -82,10 +92,10 @@ def agree(path: Path, recipe: Any, data: Mapping[str, str], *, resume: bool, fre
                 raise TrainingError(
                     f"the {name} data are {value}, but the run in {path.parent} has {was}; give the same as before"
                 )
-        for directory in (path.parent, path.parent / "data"):
-            remove_left_overs(directory)
+        remove_left_overs(path.parent, _OURS)
+        remove_left_overs(path.parent / "data", _DATA)
     elif path.is_file():
-        raise TrainingError(f"{path.parent} holds another run; resume it, or choose another directory")
+        raise TakenError(f"{path.parent} holds another run; resume it, or choose another directory")
     write_atomically(path, json.dumps({**asked, "data": dict(data)}, indent=2).encode())
 
 

@@ -5,6 +5,10 @@ class TrainingError(ValueError):
     """Data, a setting or a file of a run that cannot be used: one line that says what it was and what it may be."""
 
 
+class TakenError(TrainingError):
+    """The directory of a run belongs to another one."""
+
+
 class DivergedError(TrainingError):
     """Loss or gradient is no longer a finite number."""
 

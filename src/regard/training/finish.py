@@ -102,7 +102,8 @@ def choose(
     Raises:
         TrainingError: if there are no checkpoints.
     """
-    paths = checkpoints.regular
+    best = checkpoints.best
+    paths = checkpoints.regular or ([] if best is None else [best])  # a run may have ended early before one was due
     if not paths:
         raise TrainingError(f"{checkpoints.directory} holds no checkpoints that were due; there must be at least one")
     tried: dict[str, float] = {}

@@ -28,11 +28,15 @@ class Records:
     def __init__(self, out: Path, step: int, *, tensorboard: bool = False) -> None:
         self.path, self._curves = out / "metrics.jsonl", out / "curves.png"
         forget_after(self.path, step)
-        self._board = _Board(out / "tensorboard", step) if tensorboard else None
         try:
             self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:
             raise StorageError(f"{self.path} cannot be written: {error.strerror}") from error
+        try:
+            self._board = _Board(out / "tensorboard", step) if tensorboard else None
+        except TrainingError:
+            self._file.close()
+            raise
 
     def __enter__(self) -> "Records":
         return self
@@ -45,8 +49,9 @@ class Records:
         except OSError as failure:  # what is in the buffer is tried once more
             if error is None:
                 raise StorageError(f"{self.path} cannot be written: {failure.strerror}") from failure
-        if self._board is not None:
-            self._board.close(failed=error is not None)
+        finally:
+            if self._board is not None:
+                self._board.close(failed=error is not None)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Write a record, a line; it has a step.

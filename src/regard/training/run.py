@@ -27,6 +27,16 @@ MAY_CHANGE = frozenset({"validate_every", "checkpoint_every", "keep", "watch_eve
 RecipeT = TypeVar("RecipeT")
 
 
+def may_change(schedule: ScheduleName, *, lasting: bool = True) -> frozenset[str]:
+    """The fields that a resumed run may have otherwise; the steps only where no rate depends on how many there are.
+
+    Args:
+        schedule: of the run.
+        lasting: whether its warm-up is a number of steps, and no part of all.
+    """
+    return MAY_CHANGE | {"steps"} if lasting and schedule in ("inverse-sqrt", "constant") else MAY_CHANGE
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How long and how fast a model learns, whatever the task."""
@@ -68,8 +78,7 @@ class Recipe:
 
     def may_change(self) -> frozenset[str]:
         """The fields that a resumed run may have otherwise."""
-        lasting = self.schedule in ("inverse-sqrt", "constant") and self.warmup is not None
-        return MAY_CHANGE | {"steps"} if lasting else MAY_CHANGE
+        return may_change(self.schedule, lasting=self.warmup is not None)
 
 
 Size = Literal["tiny", "small", "medium", "large"]

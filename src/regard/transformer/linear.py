@@ -42,7 +42,7 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x · weightᵀ + bias, as `torch.nn.functional.linear`, which it calls but for a few rows without gradients.
 
-    A row's result is the same to the bit however many rows come with it, up to `MOST_ROWS`.
+    A row's result is the same to the bit however many rows come with it, up to `MOST_ROWS` and `MOST_NUMBERS`.
 
     Args:
         x: (…, in).
@@ -52,7 +52,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (…, out).
     """
-    native = library.load() if _few(x, weight) and _plain(x, weight, bias) else None
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # what follows asks for sizes
+        return F.linear(x, weight, bias)
+    native = library.load() if _few(x, weight, bias) and _plain(x, weight, bias) else None
     if native is None:
         return F.linear(x, weight, bias)
     x = x.contiguous()
@@ -67,9 +69,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return out
 
 
-def _few(x: Tensor, weight: Tensor) -> bool:
+def _few(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether these are a few rows of a size that the library takes, and a matrix that is large enough."""
-    size = weight.shape[-1]
+    if not x.dim() or weight.dim() != 2 or (bias is not None and bias.shape != weight.shape[:1]):
+        return False
+    size = weight.shape[1]
     if x.shape[-1] != size or size % VECTOR or weight.numel() < LEAST_WEIGHTS:
         return False
     return 0 < x.numel() <= min(MOST_ROWS * size, MOST_NUMBERS)
@@ -78,11 +82,11 @@ def _few(x: Tensor, weight: Tensor) -> bool:
 def _plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether all is dense float32 on the CPU, and nobody asks for the operator: no gradient, no mode, no trace."""
     tensors = (x, weight) if bias is None else (x, weight, bias)
-    if torch.compiler.is_compiling() or transformed(*tensors):
+    if transformed(*tensors) or any(tensor.layout != torch.strided for tensor in tensors):
         return False
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return False
-    if torch.is_autocast_enabled("cpu") or torch.jit.is_tracing():
+    if torch.is_autocast_enabled("cpu"):
         return False
     if _python_dispatch._len_torch_dispatch_stack() or overrides._len_torch_function_stack():
         return False

@@ -43,7 +43,7 @@ from regard.training.loop import Outcome, Trainer
 from regard.training.loss import linear_cross_entropy
 from regard.training.minimum_risk import risk
 from regard.training.optimiser import build_optimiser, build_schedule
-from regard.training.run import MAY_CHANGE, Run, Trained
+from regard.training.run import Run, Trained, may_change
 from regard.training.subwords import SubwordSampler
 from regard.training.tasks.translation_recipe import TranslationRecipe
 
@@ -214,13 +214,12 @@ def train_translator(
     with left_as_it_was(out):
         out.mkdir(parents=True, exist_ok=True)
         data = {"training": fingerprint(train), "validation": fingerprint(validation)}
-        free = MAY_CHANGE if recipe.schedule == "cosine" else MAY_CHANGE | {"steps"}
         if languages is not None:
             data["languages"] = str(languages)
         base = None if recipe.model is None else load_model(resolve(recipe.model))
         if base is not None:
             data["model"] = str(base.about["weights_sha256"])
-        agree(out / "recipe.json", recipe, data, resume=resume, free=free)
+        agree(out / "recipe.json", recipe, data, resume=resume, free=may_change(recipe.schedule))
         torch.manual_seed(recipe.seed)
         model, tokenizer = _model(out, train, recipe, base)
         use_byte_dropout(model)
@@ -283,7 +282,7 @@ def train_translation(
         languages=languages,
     )
     checkpoints = trained.trainer.checkpoints
-    if not checkpoints.regular:  # stopped before the first that was due
+    if not (checkpoints.regular or trained.outcome.finished):  # stopped before the first that was due
         return Trained(trained.model, run.out, trained.outcome, {}, [])
     measured = _short_enough(held_out, trained)
     finished = choose(trained.model, trained.tokenizer, checkpoints, measured)
