@@ -23,8 +23,8 @@ class Lookup:
         ids: the text so far.
 
     >>> lookup = Lookup([7, 8, 9, 5, 7, 8])
-    >>> lookup.guess(4)  # after 7, 8 there was 9
-    [9, 5]
+    >>> lookup.guess(4)  # after 7, 8 there was 9, then 5, then 7
+    [9, 5, 7]
     """
 
     def __init__(self, ids: Sequence[int]) -> None:
