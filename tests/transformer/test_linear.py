@@ -1,8 +1,9 @@
-"""A few rows times a matrix: the native library's product against float64 and torch's, and where it is not asked."""
+"""Rows times a matrix: the native library's product against float64 and torch's, and where it is not asked."""
 
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from regard.attention.native import library
+from regard.transformer import FeedForward
 from regard.transformer import linear as module
-from regard.transformer.linear import MOST_NUMBERS, MOST_ROWS, Linear, linear
+from regard.transformer.linear import ACTIVATIONS, MOST_NUMBERS, MOST_ROWS, Linear, activated, linear
 from tests.attention.native.agreement import ISAS, instruction_set, threads
 
 needs_library = pytest.mark.skipif(not ISAS, reason="the native library was not built")
@@ -46,6 +48,15 @@ def drawn(rows: int, size: int, lines: int, *, bias: bool = True) -> tuple[Tenso
     return torch.randn(1, rows, size), torch.randn(lines, size), torch.randn(lines) if bias else None
 
 
+@contextmanager
+def everything_native() -> Iterator[None]:
+    """Whatever size is no question of speed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("LEAST_WEIGHTS", "LEAST_SIZE", "LEAST_PRODUCTS"):
+            patch.setattr(module, name, 1)
+        yield
+
+
 @needs_library
 @pytest.mark.parametrize("isa", ISAS)
 @given(
@@ -70,6 +81,58 @@ def test_agrees_with_float64(isa: str, rows: int, size: int, lines: int, count: 
 
 
 @needs_library
+@pytest.mark.parametrize("isa", ISAS)
+@given(
+    rows=st.integers(1, 140),
+    size=st.integers(8, 30).map(lambda n: 16 * n) | st.sampled_from([752, 768, 784, 1152]),
+    lines=st.integers(1, 200),
+    count=st.integers(1, 3),
+    bias=st.booleans(),
+    activation=st.sampled_from([None, *ACTIVATIONS]),
+    gated=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_any_rows_activated_and_gated(
+    isa: str, rows: int, size: int, lines: int, count: int, bias: bool, activation: str | None, gated: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    x, weight, more = drawn(rows, size, 2 * lines if gated else lines, bias=bias)
+    weight /= size**0.5
+    options: dict[str, Any] = {"activation": activation, "gated": gated}
+    exact = F.linear(x.double(), weight.double(), None if more is None else more.double())
+    expected = activated(exact, activation, gated=gated)
+    with instruction_set(isa), threads(count), torch.no_grad(), everything_native():
+        found = linear(x, weight, more, **options)
+        part = linear(x[:, rows // 2 :], weight, more, **options)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=2e-5)
+    if (rows > MOST_ROWS) == (rows - rows // 2 > MOST_ROWS):  # a row does not depend on how many come with it
+        torch.testing.assert_close(found[:, rows // 2 :], part, atol=0, rtol=0)
+
+
+@needs_library
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_of_any_size(isa: str, activation: str) -> None:
+    values = torch.cat([torch.linspace(-40, 40, 20001), torch.tensor([0.0, -0.0, 1e-30, -1e-30, 1e30, -1e4, 3e38])])
+    x, weight = torch.zeros(len(values), 128), torch.zeros(1, 128)
+    x[:, 5], weight[0, 5] = values, 1
+    with instruction_set(isa), torch.no_grad(), everything_native():
+        for few in (x[:10], x[-10:], x):
+            found = linear(few, weight, activation=activation)[:, 0]
+            exact = ACTIVATIONS[activation](few[:, 5].double())
+            error = (found - exact).abs()
+            assert bool((error <= 1e-6 * exact.abs() + 3e-7 * few[:, 5].abs().clamp(max=1)).all()), error.max()
+        x[:, 5] = torch.nan
+        assert bool(linear(x, weight, activation=activation).isnan().all())
+
+
+def test_other_activations_are_refused() -> None:
+    with pytest.raises(ValueError, match="activation is 'swish': it must be one of relu, gelu"):
+        linear(torch.randn(2, 64), torch.randn(256, 64), activation="swish")
+
+
+@needs_library
 def test_who_multiplies(counted: Counted) -> None:
     with torch.no_grad():
         for x, weight, bias, native in (
@@ -77,6 +140,10 @@ def test_who_multiplies(counted: Counted) -> None:
             (*drawn(MOST_ROWS, 64, 256), True),
             (*drawn(MOST_ROWS + 1, 64, 256), False),
             (*drawn(12, 4096, 16), False),
+            (*drawn(64, 128, 512), True),
+            (*drawn(63, 128, 512), False),
+            (*drawn(2000, 112, 512), False),
+            (*drawn(2000, 136, 512), False),
             (*drawn(1, 63, 300), False),
             (*drawn(1, 64, 255), False),
             (*drawn(0, 64, 256), False),
@@ -149,19 +216,21 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_library
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_what_is_no_number_stays_in_its_row(number: float) -> None:
-    x, weight, bias = drawn(5, 64, 256)
+@pytest.mark.parametrize("rows", [5, 50])
+def test_what_is_no_number_stays_in_its_row(rows: int, number: float) -> None:
+    x, weight, bias = drawn(rows, 64, 256)
     x[0, 3, 9] = number
-    with torch.no_grad():
+    with torch.no_grad(), everything_native():
         found, clean = linear(x, weight, bias), linear(x.nan_to_num(0, 0, 0), weight, bias)
     assert not found[0, 3].isfinite().any()
-    keep = torch.arange(5) != 3
+    keep = torch.arange(rows) != 3
     torch.testing.assert_close(found[0, keep], clean[0, keep], atol=0, rtol=0)
 
 
 @needs_library
-def test_threads_at_the_same_time_get_the_same_bits() -> None:
-    x, weight, bias = drawn(4, 576, 1024)
+@pytest.mark.parametrize("rows", [4, 40])
+def test_threads_at_the_same_time_get_the_same_bits(rows: int) -> None:
+    x, weight, bias = drawn(rows, 576, 1024)
     found: list[Tensor] = []
 
     def work() -> None:
@@ -182,3 +251,29 @@ def test_it_is_a_linear_layer() -> None:
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(40, 64)
     torch.testing.assert_close(ours(x), theirs(x), atol=0, rtol=0)
+
+
+@needs_library
+@pytest.mark.parametrize("rows", [3, 90])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_feed_forward_network_is_one_product_and_another(
+    counted: Counted, activation: str, gated: bool, rows: int
+) -> None:
+    layer, x = FeedForward(128, 512, activation=activation, gated=gated), torch.randn(2, rows, 128)
+    expected = layer(x).detach()
+    assert counted.calls == 0
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-4)
+        assert counted.calls == 2
+        seen: list[Tensor] = []
+
+        def halve(_module: nn.Module, _given: Any, found: Tensor) -> Tensor:
+            seen.append(found)
+            return found / 2
+
+        with layer.up.register_forward_hook(halve):  # sees what it always saw, and what it says counts
+            halved = layer(x)
+        torch.testing.assert_close(seen[0], F.linear(x, layer.up.weight, layer.up.bias), atol=1e-5, rtol=1e-4)
+        assert not torch.allclose(halved, expected, atol=1e-3)
+        torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-4)

@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from regard.transformer.linear import Linear
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    "silu": F.silu,
-    "tanh": torch.tanh,
-}
+from regard.transformer.linear import ACTIVATIONS, Linear, activated, linear
 
 
 class FeedForward(nn.Module):
@@ -51,26 +38,22 @@ class FeedForward(nn.Module):
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}: it must be one of {', '.join(ACTIVATIONS)}")
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation
         self.gated = gated
         self.up = Linear(d_model, 2 * hidden if gated else hidden, bias=bias)
         self.down = Linear(hidden, d_model, bias=bias)
         self.dropout = nn.Dropout(dropout)
-        for linear, parts in ((self.up, 2 if gated else 1), (self.down, 1)):
-            for part in linear.weight.chunk(parts):
+        for layer, parts in ((self.up, 2 if gated else 1), (self.down, 1)):
+            for part in layer.weight.chunk(parts):
                 nn.init.xavier_uniform_(part)
             if bias:
-                nn.init.zeros_(linear.bias)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., d_model) → (..., d_model)."""
-        inner = self.up(x)
-        if self.gated:
-            gate, inner = inner.chunk(2, -1)
-            gate = self.activation(gate)
-            # Where no gradient will ask for the factors, the product takes the place of the first: it is the largest
-            # tensor of a block, and its memory traffic shows.
-            inner = gate * inner if torch.is_grad_enabled() else gate.mul_(inner)
+        # Hooks of `up`, and a layer that takes its place, see and say what is before the activation.
+        if type(self.up) is Linear and self.up.plain:
+            inner = linear(x, self.up.weight, self.up.bias, activation=self.activation, gated=self.gated)
         else:
-            inner = self.activation(inner)
+            inner = activated(self.up(x), self.activation, gated=self.gated)
         return self.down(self.dropout(inner))

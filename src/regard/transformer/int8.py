@@ -8,8 +8,9 @@ reading takes the time, by matrices in float32 that exist only meanwhile.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from regard.transformer.linear import linear
 
 _FEW_ROWS = 16
 """Up to here torch's kernel is faster than a matrix in float32 (measured with one thread, 3072 × 576: at 16 rows it
@@ -50,7 +51,7 @@ class Int8Linear(nn.Module):
             kernel = torch._weight_int8pack_mm  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
             product = kernel(rows.bfloat16(), self.weight, self._ones).float()
         else:
-            product = F.linear(rows.float(), self.weight.float())
+            product = linear(rows.float(), self.weight.float())
         product = product * self.scales
         if self.bias is not None:
             product = product + self.bias

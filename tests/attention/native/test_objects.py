@@ -43,8 +43,12 @@ class Loop:
         return sum(re.search(pattern, instruction) is not None for instruction in self.instructions)
 
     def is_tile(self, rows: int) -> bool:
-        """Whether it sums a tile: each row's number is spread over a vector, and multiplied with two or more."""
-        return self.count("^vfmadd") >= 2 * rows and self.count(r"broadcastss|\{1to") >= rows
+        """Whether it sums a tile: each row's number is spread over a vector, and multiplied with two or more.
+
+        Activations spread the numbers of polynomials, and divide.
+        """
+        spread = self.count(r"broadcastss|\{1to") >= rows
+        return spread and self.count("^vfmadd") >= 2 * rows and not self.count("^vdiv")
 
     @property
     def on_the_stack(self) -> list[str]:

@@ -69,19 +69,23 @@ def test_random_calls_bring_no_report(sanitized: dict[str, str]) -> None:
     assert re.search(r"^\d+ cases .* agree", done.stdout, re.MULTILINE), said
 
 
-def test_few_rows_times_a_matrix_bring_no_report(sanitized: dict[str, str]) -> None:
+def test_rows_times_a_matrix_bring_no_report(sanitized: dict[str, str]) -> None:
     code = """
 import random, torch
-from regard.transformer.linear import MOST_ROWS, linear
+from regard.transformer import linear as module
+from regard.transformer.linear import ACTIVATIONS, activated, linear
+module.LEAST_WEIGHTS = module.LEAST_SIZE = module.LEAST_PRODUCTS = 1
 draw, count = random.Random(0), 0
 with torch.no_grad():
     for _ in range(200):
-        size, rows = 16 * draw.randint(1, 40), draw.randint(1, MOST_ROWS)
-        weight = torch.randn(-(-(1 << 14) // size) + draw.randint(0, 70), size)
+        size, rows, gated = 16 * draw.randint(1, 40), draw.randint(1, draw.choice([16, 150])), draw.random() < 0.3
+        activation = draw.choice([None, *ACTIVATIONS])
+        weight = torch.randn(draw.randint(1, 150) * (1 + gated), size)
         x, bias = torch.randn(rows, size), draw.choice([None, torch.randn(len(weight))])
         torch.set_num_threads(draw.randint(1, 3))
-        expected = x.double() @ weight.double().T + (0 if bias is None else bias.double())
-        torch.testing.assert_close(linear(x, weight, bias).double(), expected, atol=1e-3, rtol=1e-4)
+        exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
+        found = linear(x, weight, bias, activation=activation, gated=gated)
+        torch.testing.assert_close(found.double(), activated(exact, activation, gated=gated), atol=1e-3, rtol=1e-4)
         count += 1
 print(count, "agree")
 """

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import ctypes
 
-ABI = 4
+ABI = 5
 """The number that the library must give itself: entry.cpp and lowering.py agree on what it stands for."""
 
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")

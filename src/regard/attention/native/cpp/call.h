@@ -75,10 +75,15 @@ struct Push {
   float* out;           // (B, Hq, Lk, columns)
 };
 
-// out (rows, lines) = x (rows, in) · weightᵀ + bias (lines,), all float32 and dense; bias may be null. `in` is a multiple of 16.
+enum Activation : int64_t { NO_ACTIVATION = 0, RELU = 1, GELU = 2, GELU_TANH = 3, SILU = 4, TANH = 5 };
+
+// out (rows, lines) = activation(x (rows, in) · weightᵀ + bias (lines,)), all float32 and dense; bias may be null. Gated:
+// weight and bias have twice as many lines, and what the second half gives is multiplied with that.
 struct Linear {
-  int64_t rows, in, lines;
-  int64_t threads;  // at most so many work on it
+  int64_t rows, in, lines;  // `in` is a multiple of 16
+  int64_t threads;          // at most so many work on it
   const float *x, *weight, *bias;
   float* out;
+  int64_t activation, gated;
+  int64_t few;  // rows: the matrix is read as a stream
 };

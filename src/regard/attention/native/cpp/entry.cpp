@@ -20,7 +20,7 @@ void regard_use_openmp(void* address);  // threads.cpp
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Raised whenever a function that Python calls changes; library.py refuses a library of another number.
-constexpr int32_t ABI = 4;
+constexpr int32_t ABI = 5;
 
 #define DECLARE(name)       \
   namespace name {          \

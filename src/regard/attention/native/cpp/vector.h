@@ -66,6 +66,17 @@ INLINE void streams_end() {
   _mm_sfence();
 #endif
 }
+// The first n numbers, at most a vector of them, and zeros; and only those to memory.
+INLINE V first_of(const float* p, int64_t n) {
+  if (n >= L) return load(p);
+  V v = {};
+  memcpy(&v, p, static_cast<size_t>(n) * sizeof(float));
+  return v;
+}
+INLINE void store_first(float* p, V v, int64_t n) {
+  if (n >= L) store(p, v);
+  else memcpy(p, &v, static_cast<size_t>(n) * sizeof(float));
+}
 INLINE V splat(float x) { return V{} + x; }
 INLINE I splat(int32_t x) { return I{} + x; }
 
