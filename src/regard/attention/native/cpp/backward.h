@@ -18,13 +18,13 @@ constexpr int BLOCK = 192 / PANEL;  // panels of one block, which share each til
 constexpr int ACROSS = L == 16 ? 4 : TILE_VECTORS;
 
 template <int M, int N>
-void accumulate_tile(const float* a, int64_t width, const float* rows, int64_t ld, float* to) {
+void accumulate_tile(const float* a, int64_t width, const float* rows, int64_t ld, int64_t steps, float* to) {
   const float* from[M];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) from[m] = a + m * width;
   Tile<M, N> tile;
   tile.clear();
-  multiply_rows(tile, from, rows, ld, width);
+  multiply_rows(tile, from, rows, ld, steps);
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
@@ -35,24 +35,30 @@ void accumulate_tile(const float* a, int64_t width, const float* rows, int64_t l
 }
 
 template <int N>
-void accumulate_columns(const float* a, int64_t width, int64_t n_keys, const float* rows, int64_t ld,
-                               float* to) {
+void accumulate_columns(const float* a, const Panel& panel, int64_t first, int64_t last, const float* rows, int64_t ld,
+                        float* to) {
   constexpr int M = N > TILE_VECTORS ? TILE_ROWS * TILE_VECTORS / N : TILE_ROWS;
+  const int64_t width = panel.width();
+  const auto add = [&](auto size, int64_t j) {
+    const int64_t skip = panel.unseen(first + j) * L;
+    accumulate_tile<decltype(size)::value, N>(a + j * width + skip, width, rows + skip * ld, ld, width - skip,
+                                              to + j * ld);
+  };
   int64_t j = 0;
-  for (; j + M <= n_keys; j += M) accumulate_tile<M, N>(a + j * width, width, rows, ld, to + j * ld);
-  in_tiles(n_keys - j, [&](auto size, int64_t m) {
-    constexpr int R = smaller(decltype(size)::value, M);
-    accumulate_tile<R, N>(a + (j + m) * width, width, rows, ld, to + (j + m) * ld);
+  for (; first + j + M <= last; j += M) add(std::integral_constant<int, M>{}, j);
+  in_tiles(last - first - j, [&](auto size, int64_t m) {
+    add(std::integral_constant<int, smaller(decltype(size)::value, M)>{}, j + m);
   });
 }
 
-// to (n_keys, ld) += a (n_keys, width) · rows (width, ld).
-inline void accumulate(const float* a, int64_t width, int64_t n_keys, const float* rows, int64_t ld, float* to) {
+// to (keys, ld) += a (keys, width) · rows (width, ld), for the keys first … last - 1 of a panel.
+inline void accumulate(const float* a, const Panel& panel, int64_t first, int64_t last, const float* rows, int64_t ld,
+                       float* to) {
   constexpr int64_t most = ACROSS;
   for (int64_t vectors = ld / L, column = 0; vectors > 0;) {
     const int64_t pieces = (vectors + most - 1) / most, some = (vectors + pieces - 1) / pieces;
     const auto add = [&](auto n) {
-      accumulate_columns<decltype(n)::value>(a, width, n_keys, rows + column, ld, to + column);
+      accumulate_columns<decltype(n)::value>(a, panel, first, last, rows + column, ld, to + column);
     };
     if (some == 1) add(std::integral_constant<int, 1>{});
     else if (some == 2) add(std::integral_constant<int, 2>{});
@@ -87,9 +93,10 @@ enum class Slope { EACH, GAIN };  // dS = P (G - delta), or the gain (P G)₊, w
 // From p to ds, both (to - from, width), for the keys from … to - 1. Not inlined: in a function of its own the compiler
 // has registers for all pointers of the loop.
 template <int N, Slope KIND>
-__attribute__((noinline)) void differentiate(const Matrix& value, int64_t columns, const float* grad,
-                                             const float* deltas, int64_t from, int64_t to, const float* p, float* ds) {
-  constexpr int M = TILE_ROWS, W = N * L;
+__attribute__((noinline)) void differentiate_all(const Matrix& value, int64_t columns, const float* grad, int64_t W,
+                                                 const float* deltas, int64_t from, int64_t to, const float* p,
+                                                 float* ds) {
+  constexpr int M = TILE_ROWS;
   for (int64_t j = from; j < to; j += M, p += M * W, ds += M * W) {
     const float* rows[M];
 #pragma GCC unroll 8
@@ -107,6 +114,27 @@ __attribute__((noinline)) void differentiate(const Matrix& value, int64_t column
         if (m < some) store(ds + m * W + n * L, load(p + m * W + n * L) * g);
       }
     }
+  }
+}
+
+// The same, but that vectors whose rows see none of the keys are left out: there p is 0, and so is ds.
+template <int N, Slope KIND>
+void differentiate(const Panel& panel, const Matrix& value, int64_t columns, const float* grad, const float* deltas,
+                   int64_t from, int64_t to, const float* p, float* ds) {
+  constexpr int64_t M = TILE_ROWS, W = N * L;
+  int64_t j = from;
+  while (j < to && panel.unseen(j) == 0) j += M;
+  differentiate_all<N, KIND>(value, columns, grad, W, deltas, from, smaller(j, to), p, ds);
+  for (; j < to; j += M) {
+    const int64_t unseen = panel.unseen(j), end = smaller(j + M, to), at = (j - from) * W;
+    for (int64_t i = 0; i < end - j; ++i)
+      for (int64_t n = 0; n < unseen; ++n) store(ds + at + i * W + n * L, V{});
+    const int64_t skip = unseen * L;
+    with_fewer<N>(static_cast<int>(unseen), [&](auto n) {
+      const float* some = KIND == Slope::EACH ? deltas + skip : nullptr;
+      differentiate_all<decltype(n)::value, KIND>(value, columns, grad + skip, W, some, j, end, p + at + skip,
+                                                  ds + at + skip);
+    });
   }
 }
 
@@ -203,9 +231,8 @@ class Differentiator {
         const int64_t from = larger(j0, part.panel.lo), to = smaller(j1, part.panel.hi);
         if (from >= to) continue;
         by_vectors(part.panel.vectors, [&](auto n) { tile<decltype(n)::value>(part, key, value, from, to); });
-        const int64_t width = part.panel.width();
-        accumulate(p_, width, to - from, grad_rows_ + part.offset * ldv_, ldv_, sums.value + from * ldv_);
-        accumulate(ds_, width, to - from, query_rows_ + part.offset * ldq_, ldq_, sums.key + from * ldq_);
+        accumulate(p_, part.panel, from, to, grad_rows_ + part.offset * ldv_, ldv_, sums.value + from * ldv_);
+        accumulate(ds_, part.panel, from, to, query_rows_ + part.offset * ldq_, ldq_, sums.key + from * ldq_);
       }
     }
     float scale[PANEL];
@@ -309,11 +336,11 @@ class Differentiator {
     V one[N];
     for (int n = 0; n < N; ++n) one[n] = splat(1.0f);
     weigh<N>(scoring, part.query, part.lse, key, from, to, addend_, p_, slope);
-    differentiate<N, Slope::EACH>(value, call_.Dv, part.grad, part.delta, from, to, p_, ds_);
+    differentiate<N, Slope::EACH>(panel, value, call_.Dv, part.grad, part.delta, from, to, p_, ds_);
     if (to_.distance_bias) add_distances<N>(panel, from, to, ds_);
     if (slope)
       for (int64_t i = 0; i < n_keys * W; i += L) store(ds_ + i, load(ds_ + i) * load(slope + i));
-    mix<N>(key, call_.D, from, to, ds_, part.grad_query, one);
+    mix<N>(panel, key, call_.D, from, to, ds_, part.grad_query, one);
   }
 
   // The gradient of a bias of distances: row i and key j add to element i - j.

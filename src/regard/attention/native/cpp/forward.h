@@ -52,7 +52,7 @@ struct Flight {
       }
     }
     for (int n = 0; n < N; ++n) store(total + n * L, load(total + n * L) * keep[n] + sum[n]);
-    mix<N>(value, call.Dv, j0, j1, s, out, keep);
+    mix<N>(panel, value, call.Dv, j0, j1, s, out, keep);
   }
 
   void finish(const Call& call, float* room, bool streams) {

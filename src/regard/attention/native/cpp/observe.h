@@ -128,7 +128,7 @@ class Observer {
         weigh_some<N, false>(unit, zero, s, j0, start - j0, n_keys, total,
                              fetches && j0 + 2 * KEYS <= hi ? &value : nullptr);
       for (int n = 0; n < N; ++n) store(sums_.total + n * L, load(sums_.total + n * L) + total[n]);
-      mix<N>(value, call_.Dv, j0, j0 + n_keys, s, out_, one);
+      mix<N>(panel_, value, call_.Dv, j0, j0 + n_keys, s, out_, one);
     }
   }
 

@@ -16,6 +16,14 @@ struct Panel {
   int64_t lo, hi;   // some row sees keys of lo … hi - 1 only
   int64_t all_lo, all_hi;        // every row sees all of these; nothing where all_hi <= all_lo
   int32_t first[PANEL], stop[PANEL];  // what each row sees
+  int64_t until[TILE_VECTORS];        // no row of the vectors up to this one sees a key from here on
+
+  // The leading vectors whose rows see neither key j nor a later one, as under a causal mask: not all of them.
+  int unseen(int64_t j) const {
+    int n = 0;
+    while (n < vectors - 1 && until[n] <= j) ++n;
+    return n;
+  }
 
   int64_t width() const { return static_cast<int64_t>(vectors) * L; }
 };
@@ -65,6 +73,7 @@ inline void look(const Call& call, Panel& panel) {
     if (stop > first) panel.lo = smaller(panel.lo, first), panel.hi = larger(panel.hi, stop);
     panel.all_lo = larger(panel.all_lo, first), panel.all_hi = smaller(panel.all_hi, stop);
     panel.first[lane] = static_cast<int32_t>(first), panel.stop[lane] = static_cast<int32_t>(stop);
+    panel.until[lane / L] = panel.hi;
   }
   if (panel.hi <= panel.lo) panel.lo = panel.hi = 0;
 }

@@ -59,6 +59,30 @@ INLINE void multiply_columns(Tile<M, N>& c, const float* columns, int64_t lda, c
   }
 }
 
+// The vectors from S on of steps that those before them do not take part in: vector n takes part in ends[n], which rise.
+template <int S, int M, int N>
+INLINE void multiply_rest(Tile<M, N>& c, const float* columns, int64_t lda, const float* b, int64_t ldb,
+                          const int64_t (&ends)[N]) {
+  if constexpr (S < N) {
+    for (int64_t k = ends[S - 1]; k < ends[S]; ++k)
+#pragma GCC unroll 4
+      for (int n = S; n < N; ++n) {
+        const V row = load(b + k * ldb + n * L);
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) c.at[m][n] += columns[k * lda + m] * row;
+      }
+    multiply_rest<S + 1>(c, columns, lda, b, ldb, ends);
+  }
+}
+
+// Calls f(std::integral_constant<int, N - some>), some being 1 … N - 1.
+template <int N, class F>
+INLINE void with_fewer(int some, F f) {
+  if constexpr (N > 2)
+    if (some == 2) return f(std::integral_constant<int, N - 2>{});
+  if constexpr (N > 1) f(std::integral_constant<int, N - 1>{});
+}
+
 // Calls f<M>(m) for tiles of M rows that cover 0 … rows - 1: full ones first, then 4, 2 and 1.
 template <class F>
 INLINE void in_tiles(int64_t rows, F f) {

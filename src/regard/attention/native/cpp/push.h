@@ -78,9 +78,9 @@ class Pusher {
     const Scoring scoring(call_, panel_);
     weigh<N>(scoring, query_, lse_, key, from, to, addend_, p_, nullptr);
     if (push_.grad_output.data)
-      differentiate<N, Slope::GAIN>(value, call_.Dv, grad_, nullptr, from, to, p_, p_);
+      differentiate<N, Slope::GAIN>(panel_, value, call_.Dv, grad_, nullptr, from, to, p_, p_);
     if (few_) add_lanes<N>(to - from, sums);
-    else accumulate(p_, panel_.width(), to - from, rows_, ld_, sums);
+    else accumulate(p_, panel_, from, to, rows_, ld_, sums);
   }
 
   template <int N>

@@ -92,6 +92,19 @@ INLINE void fetch(const float* row, int64_t columns) {
   for (int64_t c = 0; c < columns; c += 16) __builtin_prefetch(row + c);
 }
 
+// M keys and N of the W / L vectors of a panel: their products to `to`.
+template <int M, int N>
+__attribute__((noinline)) void multiply_some(const float* const (&keys)[M], const float* query, int64_t W, int64_t D,
+                                             float* to) {
+  Tile<M, N> tile;
+  tile.clear();
+  multiply_rows(tile, keys, query, W, D);
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) store(to + m * W + n * L, tile.at[m][n]);
+}
+
 // The scores of keys j0 … j1 - 1 to s (rounded up to TILE_ROWS keys), their largest a lane joined to `top`.
 //
 //   addend     | (j1 - j0, width) or null
@@ -112,18 +125,27 @@ void score(const Scoring& scoring, const float* query, const Matrix& key, int64_
     const float* rows[M];
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) rows[m] = key.row(smaller(j + m, j1 - 1));
-    Tile<M, N> tile;
-    tile.clear();
-    multiply_rows(tile, rows, query, W, D);
     float* to = s + (j - j0) * W;
-    V group[N];
+    V group[N] = {};
+    const int unseen = j < scoring.panel.all_hi ? 0 : scoring.panel.unseen(j);
+    if (unseen) {
+      for (int i = 0; i < M * N; ++i)
+        if (i % N < unseen) store(to + i * L, V{});
+      with_fewer<N>(unseen, [&](auto n) {
+        multiply_some<M, decltype(n)::value>(rows, query + unseen * L, W, D, to + unseen * L);
+      });
+    } else {
+      Tile<M, N> tile;
+      tile.clear();
+      multiply_rows(tile, rows, query, W, D);
 #pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) {
-      group[n] = tile.at[0][n];
+      for (int n = 0; n < N; ++n) {
+        group[n] = tile.at[0][n];
 #pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) {
-        group[n] = largest(tile.at[m][n], group[n]);
-        store(to + (m * N + n) * L, tile.at[m][n]);
+        for (int m = 0; m < M; ++m) {
+          group[n] = largest(tile.at[m][n], group[n]);
+          store(to + (m * N + n) * L, tile.at[m][n]);
+        }
       }
     }
     if (!(scoring.plain && j >= scoring.panel.all_lo && j + M <= scoring.panel.all_hi && j + M <= j1)) {
@@ -174,20 +196,24 @@ INLINE End finish_row(V top, V total, V sink) {
 // out (columns, width) = out · keep + Valuesᵀ · p, over the keys j0 … j1 - 1, p (j1 - j0, width). A tile is summed on
 // its own first: sums of sums round less than one long sum.
 template <int N>
-void mix(const Matrix& value, int64_t columns, int64_t j0, int64_t j1, const float* p, float* out,
+void mix(const Panel& panel, const Matrix& value, int64_t columns, int64_t j0, int64_t j1, const float* p, float* out,
          const V (&keep)[N]) {
   constexpr int W = N * L;
+  int64_t ends[N];
+  for (int n = 0; n < N; ++n) ends[n] = larger(smaller(panel.until[n], j1) - j0, 0);
   in_tiles(columns, [&](auto rows, int64_t d) {
     constexpr int M = decltype(rows)::value;
     Tile<M, N> tile;
     tile.clear();
-    multiply_columns(tile, value.row(j0) + d, value.ld, p, W, j1 - j0);
+    const float* at = value.row(j0) + d;
+    multiply_columns(tile, at, value.ld, p, W, ends[0]);
+    multiply_rest<1>(tile, at, value.ld, p, W, ends);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) {
-        float* at = out + (d + m) * W + n * L;
-        store(at, load(at) * keep[n] + tile.at[m][n]);
+        float* to = out + (d + m) * W + n * L;
+        store(to, load(to) * keep[n] + tile.at[m][n]);
       }
   });
 }
