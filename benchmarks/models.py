@@ -19,9 +19,9 @@ Everything is float32, from the same weights. Sides take turns in one process; r
   sentence-transformers and ONNX Runtime (exported by torch.onnx), at the best batch size, sorted by length;
   llama-cpp-python, which reads the quantised file.
 Those that are not installed are named; --rivals looks for them where this puts them: `pip install --target DIR
---no-deps sentence-transformers scikit-learn scipy joblib threadpoolctl narwhals onnxruntime flatbuffers protobuf onnxscript
-onnx-ir ml_dtypes llama-cpp-python diskcache`. Memory is the peak of a process of its own for each side, with all that
-it loads.
+--no-deps sentence-transformers scikit-learn scipy joblib threadpoolctl narwhals onnxruntime flatbuffers protobuf
+onnxscript onnx-ir ml_dtypes llama-cpp-python diskcache`. Memory is the peak of a process of its own for each side, with
+all that it loads.
 """
 
 from __future__ import annotations
