@@ -25,7 +25,7 @@ from regard.attention.mask import Mask
 from regard.models.family import ACTIVATIONS, Family, Head, Problem, Settings
 from regard.models.rules import Ignore, Join, Rename, Rule, Spelling, Tie
 from regard.transformer import Block, Encoder, FeedForward, LayerNorm, MultiHeadAttention
-from regard.transformer.feed_forward import ACTIVATIONS as FUNCTIONS
+from regard.transformer.linear import ACTIVATIONS as FUNCTIONS
 from regard.transformer.linear import Linear, linear
 
 

@@ -31,8 +31,8 @@ LEAST_WEIGHTS = 1 << 14
 """Of a matrix below which torch's product of a few rows is not slower, since it is called sooner: 1 × 128 · 128 × 128
 takes 0.95 of torch's time, 1 × 64 · 64 × 64 1.7."""
 LEAST_SIZE, LEAST_PRODUCTS = 128, 1 << 22
-"""Of many rows, and of multiplications, below which torch's product is not slower: 64 × 128 · 128 × 512 takes 1.03 of
-torch's time, 100 × 256 · 256 × 256 0.98, 400 × 64 · 64 × 256 1.07."""
+"""Of many rows, and of multiplications, below which torch's product is not slower: 64 × 128 · 128 × 512 takes 1.01 of
+torch's time, 100 × 256 · 256 × 256 0.97, 200 × 64 · 64 × 256 1.05."""
 VECTOR = 16
 """Rows are read in whole vectors: their size is a multiple of it."""
 
@@ -57,9 +57,9 @@ class Linear(nn.Linear):
 
     @property
     def plain(self) -> bool:
-        """Whether a call is `forward` and nothing else: no hook is registered."""
+        """Whether a call is this class's `forward` and nothing else: no hook, and nothing in its place."""
         mine = (self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks)
-        return not any(mine) and not module._has_any_global_hook()
+        return not any(mine) and "forward" not in self.__dict__ and not module._has_any_global_hook()
 
 
 def linear(
