@@ -15,20 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from regard.files import replace_directory
 from regard.models.families import MODULES as MODULES_OF
 from regard.models.families import families_in, family_of
-from regard.models.family import Family, Head, ModelError, Settings
-from regard.models.rules import Layout, TensorError, listed, read_tensors, write_tensors
+from regard.models.family import Family, Head, ModelError, Settings, json_object, without_numbers
+from regard.models.rules import Layout, NotFiniteError, StoredTensor, TensorError, listed, read_tensors, write_tensors
+from regard.models.weight_files import INDEX, WEIGHTS, check_finite, read_file, stored_tensors, weight_files
 
 if TYPE_CHECKING:
     from regard.inputs.tokenizer import Tokenizer
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-MODULES = "modules.json"
-PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.ckpt", "tf_model.h5")
+CONFIG, MODULES = "config.json", "modules.json"
 BESIDE = (
     "generation_config.json",
     "preprocessor_config.json",
@@ -50,8 +49,6 @@ BESIDE = (
     "config_sentence_transformers.json",
 )
 """Files beside weights and config that belong to a checkpoint and are written with it."""
-SHARD = 5 * 10**9
-"""Bytes of tensors in one file at most, when a checkpoint is written."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ class Checkpoint:
         if dtype is not None:
             name = "dtype" if "dtype" in settings else "torch_dtype"
             settings[name] = str(dtype).removeprefix("torch.")
-        files = dict(self.files) | _weight_files(tensors)
+        files = dict(self.files) | weight_files(tensors)
         files[CONFIG] = json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n"
         old = [path.name for path in place.glob("model-*-of-*.safetensors")] if place.is_dir() else []
         folders = [*files, *_module_files(place)]
@@ -164,15 +161,15 @@ def read_checkpoint(directory: str | Path, *, dtype: torch.dtype | None = torch.
             unknown, misshapen or not finite. The message lists them.
     """
     place = Path(directory)
-    settings = json_object(_read(place / CONFIG), str(place / CONFIG))
+    settings = json_object(read_file(place / CONFIG), str(place / CONFIG))
     names = [*(name for name in BESIDE if (place / name).is_file()), *_module_files(place)]
-    files = {name: _read(place / name) for name in names}
-    return build(settings, _tensors(place), place, files=files, dtype=dtype)
+    files = {name: read_file(place / name) for name in names}
+    return build(settings, stored_tensors(place), place, files=files, dtype=dtype)
 
 
 def build(
     settings: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, StoredTensor],
     place: Path,
     *,
     files: Mapping[str, bytes],
@@ -186,18 +183,17 @@ def build(
     family, head = family_of(settings, str(place / CONFIG))
     try:
         config = family.config(Settings(settings, str(place / CONFIG), tensors), head)
-        with torch.device("meta"):
-            model = family.model(config)  # shapes alone: a wrong size costs nothing, nothing is drawn at random
+        model = without_numbers(family.model, config)
     except ModelError:
         raise
     except ValueError as error:
         raise ModelError(f"{place / CONFIG}: {error}") from error
     try:
-        state, layout = read_tensors(family.rules(config), tensors, model.state_dict())
+        state, layout = read_tensors(family.rules(config), tensors, model.state_dict(), dtype)
     except TensorError as error:
         raise ModelError(f"{place} does not fit its {CONFIG}: {error}") from error
-    check_finite(tensors, str(place))
-    state = {name: t if dtype is None else t.to(dtype) for name, t in state.items()}
+    except NotFiniteError as error:
+        raise ModelError(f"{place} holds numbers that are not finite: {error}") from error
     model.load_state_dict(state, assign=True)
     _materialise(model)
     return Checkpoint(model.eval(), family, head, dict(settings), layout, place, dict(files))
@@ -230,32 +226,6 @@ def new_checkpoint(
     return Checkpoint(family.model(config), family, head, settings, Layout(), Path(), dict(files or {}))
 
 
-def json_object(data: bytes, where: str) -> dict[str, Any]:
-    """The JSON object that these bytes hold.
-
-    Raises:
-        ModelError: if it is none.
-    """
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{where} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{where} holds {type(value).__name__} instead of an object")
-    return value
-
-
-def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Refuse NaN and infinities.
-
-    Raises:
-        ModelError: it lists the tensors that hold some.
-    """
-    wrong = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
-    if wrong:
-        raise ModelError(f"{where} holds numbers that are not finite: {listed(wrong)}")
-
-
 def _materialise(model: nn.Module) -> None:
     """Give the buffers that no checkpoint holds, such as tables of positions, their values.
 
@@ -276,83 +246,3 @@ def _module_files(place: Path) -> list[str]:
     folders = [part.get("path") for part in parts if isinstance(part, dict)]
     names = [f for f in folders if isinstance(f, str) and f not in ("", ".", "..") and Path(f).name == f]
     return [f"{f}/{name}" for f in names for name in (CONFIG, WEIGHTS) if (place / f / name).is_file()]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ModelError(f"{path.parent} is not a saved model: it has no {path.name}") from None
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _tensors(place: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, in the order of its files."""
-    if (place / WEIGHTS).is_file():
-        return _tensors_of(place / WEIGHTS)
-    if (place / INDEX).is_file():
-        return _shards(place)
-    pickles = [name for name in PICKLES if (place / name).is_file()]
-    if pickles:
-        raise ModelError(
-            f"{place} has its weights as {pickles[0]}, in a form that can run any code when it is read: regard reads"
-            f" {WEIGHTS} alone; load it where you trust it and save it with safe_serialization=True"
-        )
-    raise ModelError(f"{place} is not a saved model: it has no {WEIGHTS}")
-
-
-def _shards(place: Path) -> dict[str, Tensor]:
-    where = place / INDEX
-    names = json_object(_read(where), str(where)).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise ModelError(f"{where} has no weight_map: an object with the file of each tensor")
-    tensors: dict[str, Tensor] = {}
-    for name in dict.fromkeys(names.values()):
-        if Path(name).name != name:
-            raise ModelError(f"{where} names the file {name!r}: it must be one in the same directory")
-        tensors |= _tensors_of(place / name)
-    missing = [name for name in names if name not in tensors]
-    if missing:
-        raise ModelError(f"{where} names tensors that its files do not hold: {listed(missing)}")
-    return tensors
-
-
-def _tensors_of(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise ModelError(f"{path.parent} has no {path.name}, although its index names it") from None
-    except (SafetensorError, KeyError, ValueError) as error:
-        size = path.stat().st_size
-        raise ModelError(f"{path} is damaged or not in safetensors form ({size} bytes): {error}") from error
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _weight_files(tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
-    """The files that hold these tensors: one, or shards and their index."""
-    from safetensors.torch import save
-
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    shards: list[dict[str, Tensor]] = [{}]
-    held = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and held + tensor.nbytes > SHARD:
-            shards.append({})
-            held = 0
-        shards[-1][name] = tensor
-        held += tensor.nbytes
-    about = {"format": "pt"}
-    if len(shards) == 1:
-        return {WEIGHTS: save(shards[0], about)}
-    names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-    files = {name: save(shard, about) for name, shard in zip(names, shards, strict=True)}
-    index = {
-        "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
-        "weight_map": {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard},
-    }
-    return files | {INDEX: json.dumps(index, indent=2).encode() + b"\n"}

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-
 from regard.models.bert import written_labels
 from regard.models.convolutions import GridFeedForward, Stages
-from regard.models.family import Family, Head, Settings
+from regard.models.family import Family, Head, Settings, without_numbers
 from regard.models.patch_transformer import PatchConfig, PatchTransformer
 from regard.models.rules import Rename, Rule
 
@@ -112,9 +110,7 @@ def write_config(config: ConvolutionalConfig) -> dict[str, Any]:
 
 def rules(config: ConvolutionalConfig) -> Sequence[Rule]:
     """The checkpoint's names are ours."""
-    with torch.device("meta"):
-        names = convolutional_transformer(config).state_dict()
-    return [Rename(name, name) for name in names]
+    return [Rename(name, name) for name in without_numbers(convolutional_transformer, config).state_dict()]
 
 
 def _wholes(settings: Settings, name: str, least: int) -> tuple[int, ...]:

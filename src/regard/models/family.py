@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from regard.models.rules import Rule
+from regard.models.rules import Rule, StoredTensor
 
 Head = Literal["hidden", "fill", "classify", "generate", "translate", "transcribe"]
 """What a model answers: its last hidden states, scores of masked words, scores of classes, scores of the next piece,
@@ -77,7 +79,9 @@ class Settings:
         tensors: those of the checkpoint by name, which says some things that the file does not.
     """
 
-    def __init__(self, values: Mapping[str, Any], where: str, tensors: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, values: Mapping[str, Any], where: str, tensors: Mapping[str, StoredTensor] | None = None
+    ) -> None:
         self.values = values
         self.where = where
         self.tensors = tensors or {}
@@ -144,7 +148,7 @@ class Settings:
         """Whether the checkpoint has a tensor of this name; with `beside`, one that is no repetition of that other."""
         tensor = self.tensors.get(name)
         other = None if beside is None else self.tensors.get(beside)
-        return tensor is not None and (other is None or not torch.equal(tensor, other))
+        return tensor is not None and (other is None or not tensor.equals(other))
 
     def problem(self) -> Problem:
         """What the scores of classes mean; where the file does not say, a single class is a matter of yes or no."""
@@ -169,3 +173,41 @@ class Settings:
     def _value(self, name: str, default: Any) -> Any:
         value = self.values.get(name)
         return default if value is None else value
+
+
+def json_object(data: bytes, where: str) -> dict[str, Any]:
+    """The JSON object that these bytes hold.
+
+    Raises:
+        ModelError: if it is none.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{where} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{where} holds {type(value).__name__} instead of an object")
+    return value
+
+
+def without_numbers(model: Callable[[T], nn.Module], config: T) -> nn.Module:
+    """A module on the meta device, shapes alone: a wrong size costs nothing, and nothing is drawn at random.
+
+    Args:
+        model: makes the module from the config.
+        config: of it.
+    """
+    with torch.device("meta"), _NothingDrawn():
+        return model(config)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out the drawing of first weights, for which torch imports its compiler where they have no numbers."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

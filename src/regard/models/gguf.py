@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from regard.attention import Llama3Scaling
 from regard.models.checkpoint import Checkpoint, build
 from regard.models.family import ModelError, Settings
 from regard.models.gguf_file import GGUFFile, Stored, open_gguf
+from regard.models.rules import StoredTensor
 
 ARCHITECTURES: Mapping[str, str] = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """From general.architecture to the family that reads it."""
@@ -147,23 +149,31 @@ def _llama3(file: GGUFFile, base: float, head_size: int) -> dict[str, Any]:
     raise ModelError(f"{file.path}: {_FREQUENCIES} is not the scaling of Llama 3, the only one known")
 
 
-def _tensors(file: GGUFFile, settings: Mapping[str, Any]) -> dict[str, Tensor]:
+def _tensors(file: GGUFFile, settings: Mapping[str, Any]) -> dict[str, StoredTensor]:
     """The tensors by the names and in the order of rows of a Hugging Face checkpoint."""
-    interleaved = file.fields["general.architecture"] in _INTERLEAVED
-    heads = {"attn_q": settings["num_attention_heads"], "attn_k": settings["num_key_value_heads"]}
-    tensors: dict[str, Tensor] = {}
+    heads: dict[str, int] = {}
+    if file.fields["general.architecture"] in _INTERLEAVED:
+        heads = {"attn_q": settings["num_attention_heads"], "attn_k": settings["num_key_value_heads"]}
+    tensors: dict[str, StoredTensor] = {}
     for stored in file.tensors.values():
         if stored.name == _FREQUENCIES:
             continue
         part, name = _name(stored.name)
-        tensor = _dequantised(file, stored)
-        if interleaved and part in heads:
-            if tensor.shape[0] % (2 * heads[part]):
-                raise ModelError(f"{file.path}: {stored.name} has {tensor.shape[0]} rows for {heads[part]} heads")
-            pairs = tensor.unflatten(0, (heads[part], -1, 2))  # (H, D/2, 2, …)
-            tensor = pairs.transpose(1, 2).reshape(tensor.shape)
-        tensors[name] = tensor
+        interleaved = heads.get(part, 0)
+        if interleaved and stored.shape[0] % (2 * interleaved):
+            raise ModelError(f"{file.path}: {stored.name} has {stored.shape[0]} rows for {interleaved} heads")
+        read = partial(_numbers, file, stored, interleaved)
+        tensors[name] = StoredTensor(torch.Size(stored.shape), torch.float32, read)
     return tensors
+
+
+def _numbers(file: GGUFFile, stored: Stored, interleaved: int) -> Tensor:
+    """A tensor's numbers in float32; those of interleaved heads in the order of Hugging Face."""
+    tensor = _dequantised(file, stored)
+    if not interleaved:
+        return tensor
+    pairs = tensor.unflatten(0, (interleaved, -1, 2))  # (H, D/2, 2, …)
+    return pairs.transpose(1, 2).reshape(tensor.shape)
 
 
 def _name(theirs: str) -> tuple[str, str]:

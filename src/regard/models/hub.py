@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from regard.models.checkpoint import BESIDE, CONFIG, INDEX, PICKLES, WEIGHTS
+from regard.models.checkpoint import BESIDE, CONFIG
 from regard.models.family import ModelError
 from regard.models.rules import listed
+from regard.models.weight_files import INDEX, PICKLES, WEIGHTS
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 _HUB_ID = re.compile(rf"(?P<repository>{_NAME}/{_NAME})(?:@(?P<revision>[^\s@]+))?")

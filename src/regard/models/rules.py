@@ -8,7 +8,7 @@ stands for both.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,31 @@ from torch import Tensor
 
 class TensorError(ValueError):
     """A checkpoint's tensors are not those that its config asks for."""
+
+
+class NotFiniteError(ValueError):
+    """Tensors hold NaN or infinities."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that is in a file still.
+
+    Args:
+        shape: of it.
+        dtype: of its numbers.
+        read: its numbers, which may lie in the file still: who keeps them makes a copy, or the file stays in memory.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    def equals(self, other: StoredTensor) -> bool:
+        """Whether shape, dtype and all numbers are the same."""
+        return self is other or (
+            self.shape == other.shape and self.dtype == other.dtype and torch.equal(self.read(), other.read())
+        )
 
 
 @dataclass(frozen=True)
@@ -38,14 +63,8 @@ class Rename:
         """The checkpoint's names."""
         return (self.theirs,)
 
-    def to_ours(self, tensors: Sequence[Tensor | None]) -> Tensor:
-        """From the checkpoint's tensor to the parameter."""
-        (tensor,) = tensors
-        assert tensor is not None
-        return tensor.t() if self.transposed and tensor.dim() == 2 else tensor
-
     def to_theirs(self, tensor: Tensor) -> list[Tensor]:
-        """From the parameter to the checkpoint's tensor."""
+        """The parameter's part, a view, that is the checkpoint's tensor."""
         return [tensor.t() if self.transposed and tensor.dim() == 2 else tensor]
 
     def shapes(self, shape: torch.Size) -> list[torch.Size]:
@@ -73,17 +92,8 @@ class Join:
         """The checkpoint's names."""
         return self.theirs
 
-    def to_ours(self, tensors: Sequence[Tensor | None]) -> Tensor:
-        """From the checkpoint's tensors to the parameter."""
-        like = next(t for t in tensors if t is not None)
-        parts = [
-            like.new_zeros(rows, *like.shape[1:]) if t is None else t.to(like.dtype)
-            for t, rows in zip(tensors, self.rows, strict=True)
-        ]
-        return torch.cat(parts)
-
     def to_theirs(self, tensor: Tensor) -> list[Tensor]:
-        """From the parameter to the checkpoint's tensors."""
+        """The parameter's parts, views, that are the checkpoint's tensors."""
         return [*tensor.split(self.rows)]
 
     def shapes(self, shape: torch.Size) -> list[torch.Size]:
@@ -139,6 +149,8 @@ class Prefix:
     theirs: str
 
 
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 Rule = Rename | Join | Tie | Ignore | Spelling | Prefix
 
 
@@ -167,20 +179,28 @@ class _Entry:
 
 
 def read_tensors(
-    rules: Sequence[Rule], tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+    rules: Sequence[Rule],
+    tensors: Mapping[str, StoredTensor],
+    expected: Mapping[str, Tensor],
+    dtype: torch.dtype | None = None,
 ) -> tuple[dict[str, Tensor], Layout]:
     """The parameters that a checkpoint's tensors make.
+
+    Shapes are compared before any number is read, and numbers go one tensor after another to where they stay, so that
+    memory holds the parameters once.
 
     Args:
         rules: the family's table.
         tensors: the checkpoint's, by name.
         expected: the model's state_dict, whose shapes alone are read (it may be on the meta device).
+        dtype: of the parameters; as in the file unless given.
 
     Returns:
-        The parameters by our names, in the checkpoint's dtypes, and what is needed to write the checkpoint again.
+        The parameters by our names, and what is needed to write the checkpoint again.
 
     Raises:
         TensorError: tensors are missing, unknown, of another shape, or not floating-point; it lists them.
+        NotFiniteError: they hold NaN or infinities; it lists them.
     """
     spelled = _spelled(rules, tensors)
     names = {theirs: usual for usual, theirs in spelled.items()}
@@ -190,23 +210,34 @@ def read_tensors(
     tensors = {tie.to: tensors[tie.theirs] for tie in ties} | tensors
     entries = _entries(rules, expected)
     wrong: list[str] = []
-    state: dict[str, Tensor] = {}
-    used: set[str] = set()
     for entry in entries:
-        shapes = entry.rule.shapes(expected[entry.ours].shape)
-        names = [(name, shape) for name, shape in zip(entry.theirs, shapes, strict=True) if name is not None]
-        used |= {name for name, _ in names}
-        faults = [
-            fault for name, shape in names if (fault := _fault(spelled.get(name, name), tensors.get(name), shape))
-        ]
-        wrong += faults
-        if not faults:
-            state[entry.ours] = entry.rule.to_ours([None if n is None else tensors[n] for n in entry.theirs])
+        for name, shape in zip(entry.theirs, entry.rule.shapes(expected[entry.ours].shape), strict=True):
+            if name is not None and (fault := _fault(spelled.get(name, name), tensors.get(name), shape)):
+                wrong.append(fault)
+    used = {name for entry in entries for name in entry.theirs}
     rest = {name: tensors[name] for name in tensors if name not in used}
     wrong += _unknown(rules, rest, tensors, spelled)
     if wrong:
         raise TensorError(listed(wrong))
-    return state, Layout(dtypes, rest, spelled)
+    bad: list[str] = []
+
+    def read(name: str) -> Tensor:
+        numbers = tensors[name].read()
+        if not is_finite(numbers):
+            bad.append(spelled.get(name, name))
+        return numbers
+
+    state: dict[str, Tensor] = {}
+    for entry in entries:
+        like = next(tensors[name].dtype for name in entry.theirs if name is not None)
+        state[entry.ours] = torch.empty(expected[entry.ours].shape, dtype=like if dtype is None else dtype)
+        for name, part in zip(entry.theirs, entry.rule.to_theirs(state[entry.ours]), strict=True):
+            _ = part.zero_() if name is None else part.copy_(read(name))
+    repeated = {tie.theirs for tie in ties}  # they are written from what they repeat
+    ignored = {name: read(name).clone() for name in rest if name not in repeated}
+    if bad:
+        raise NotFiniteError(listed(bad))
+    return state, Layout(dtypes, ignored, spelled)
 
 
 def write_tensors(
@@ -238,6 +269,14 @@ def write_tensors(
     return {layout.spelled.get(name, name): tensors[name] for name in names}
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number in it is NaN or infinite."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    least, largest = tensor.aminmax()  # NaN if there is one; isfinite would make tensors of the same size
+    return bool(least.isfinite() & largest.isfinite())
+
+
 def listed(items: Sequence[str], most: int = 8) -> str:
     """The first of these, and how many more there are."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
@@ -262,7 +301,7 @@ def _entries(rules: Sequence[Rule], expected: Mapping[str, Tensor]) -> list[_Ent
     return entries
 
 
-def _spelled(rules: Sequence[Rule], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def _spelled(rules: Sequence[Rule], tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
     """The usual name of every tensor that is spelled in another way, and how it is; none if the usual is there too."""
     found: dict[str, str] = {}
     for rule in rules:
@@ -292,18 +331,21 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(re.escape(name).replace(r"\{\}", r"(\d+)") + r"(\.weight|\.bias)?")
 
 
-def _fault(name: str, tensor: Tensor | None, shape: torch.Size) -> str | None:
+def _fault(name: str, tensor: StoredTensor | None, shape: torch.Size) -> str | None:
     if tensor is None:
         return f"{name} is missing"
     if tensor.shape != shape:
         return f"{name} has shape {tuple(tensor.shape)} instead of {tuple(shape)}"
-    if not tensor.is_floating_point():
-        return f"{name} holds {tensor.dtype} instead of floating-point numbers"
+    if tensor.dtype not in _DTYPES:
+        return f"{name} holds {tensor.dtype} instead of floating-point numbers of 16, 32 or 64 bits"
     return None
 
 
 def _unknown(
-    rules: Sequence[Rule], rest: Mapping[str, Tensor], tensors: Mapping[str, Tensor], spelled: Mapping[str, str]
+    rules: Sequence[Rule],
+    rest: Mapping[str, StoredTensor],
+    tensors: Mapping[str, StoredTensor],
+    spelled: Mapping[str, str],
 ) -> list[str]:
     """What is wrong with the tensors that no parameter was made from."""
     ignored = [_pattern(rule.theirs) for rule in rules if isinstance(rule, Ignore)]
@@ -311,7 +353,7 @@ def _unknown(
     wrong: list[str] = []
     for name, tensor in rest.items():
         original = tensors.get(ties.get(name, ""))
-        if name in ties and original is not None and not torch.equal(tensor, original):
+        if name in ties and original is not None and not tensor.equals(original):
             names = [spelled.get(one, one) for one in (name, ties[name])]
             wrong.append(f"{names[0]} differs from {names[1]}, which it must repeat")
         elif name not in ties and not any(pattern.fullmatch(name) for pattern in ignored):

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 from regard.files import replace_directory
 from regard.inputs.text import TextTokenizer
-from regard.models.family import ModelError
+from regard.models.family import ModelError, without_numbers
 from regard.models.rules import listed
 from regard.models.translator import Translator, TranslatorConfig
+from regard.models.weight_files import WEIGHTS, check_finite
 
 FORMAT = 1
-CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
+CONFIG, TOKENIZER, CARD = "config.json", "tokenizer.json", "README.md"
 LICENCE = "LICENSE"
 
 _DTYPES = {torch.float32: "float32", torch.float16: "float16"}
@@ -155,8 +156,7 @@ def load_model(directory: str | Path) -> SavedModel:
         raise ModelError(f"{place / TOKENIZER}: {error}") from error
     _check_tokenizer(tokenizer, config, str(place / TOKENIZER))
     tensors = _read_weights(place / WEIGHTS, content[WEIGHTS], about)
-    with torch.device("meta"):
-        expected = family.model(config).state_dict()  # shapes alone, so that a wrong size costs nothing
+    expected = without_numbers(family.model, config).state_dict()
     _check_tensors(tensors, expected, place / WEIGHTS)
     return SavedModel(_build(family, config, tensors), tokenizer, types.MappingProxyType(about), place)
 
@@ -192,7 +192,7 @@ def _weights(model: nn.Module, dtype: torch.dtype) -> tuple[bytes, dict[str, str
     if dtype not in _DTYPES:
         raise ValueError(f"dtype is {dtype}: it must be torch.float32 or torch.float16")
     tensors = {name: t.detach().to("cpu", dtype).contiguous() for name, t in model.state_dict().items()}
-    _check_finite(tensors, f"the model in {_DTYPES[dtype]}")
+    check_finite(tensors, f"the model in {_DTYPES[dtype]}")
     data = save(tensors)
     return data, {"weights_dtype": _DTYPES[dtype], "weights_sha256": hashlib.sha256(data).hexdigest()}
 
@@ -279,13 +279,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
             wrong.append(f"{name} holds {tensors[name].dtype} instead of floating-point numbers")
     if wrong:
         raise ModelError(f"{path} does not fit the config: {listed(sorted(wrong))}")
-    _check_finite(tensors, str(path))
-
-
-def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    wrong = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
-    if wrong:
-        raise ModelError(f"{where} holds numbers that are not finite: {listed(wrong)}")
+    check_finite(tensors, str(path))
 
 
 def _check_tokenizer(tokenizer: TextTokenizer, config: Any, where: str) -> None:

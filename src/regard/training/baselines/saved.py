@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from regard.files import replace_directory
-from regard.models.checkpoint import CONFIG, WEIGHTS, check_finite, json_object
-from regard.models.family import ModelError
+from regard.models.checkpoint import CONFIG
+from regard.models.family import ModelError, json_object
+from regard.models.weight_files import WEIGHTS, check_finite
 from regard.training.baselines.classifiers import (
     ConvolutionalClassifier,
     ConvolutionalClassifierConfig,
