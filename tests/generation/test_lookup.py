@@ -127,6 +127,11 @@ def test_who_looks_sees_what_was_written_and_no_wrong_guess():
     assert seen.ids == generate_ids(model, [[1, 2, 3] * 4], settings)[0].ids
     for site in relations.sites:
         assert [step.received.shape[2] for step in relations.steps(site.path)] == [*range(12, 32)]
+        assert relations.weights(site.path, step=0).shape == (
+            2,
+            12,
+            12,
+        )  # of the prompt all
         assert relations.weights(site.path, step=3).shape == (2, 1, 15)
 
 

@@ -148,3 +148,47 @@ def test_wrong_parts_are_refused():
         Block(attention, FeedForward(8, 8), norm=norm, cross_attention=attention)
     with pytest.raises(ValueError, match="this block has no cross_attention"):
         Block(attention, FeedForward(8, 8), norm=norm)(torch.zeros(1, 2, 8), torch.zeros(1, 2, 8))
+
+
+@settings(max_examples=40)
+@given(
+    data=st.data(),
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    window=st.none() | st.integers(0, 4),
+    kv_heads=st.sampled_from([1, 3]),
+    norm_first=st.booleans(),
+    head_norm=st.booleans(),
+)
+def test_the_last_positions_alone(data, lengths, window, kv_heads, norm_first, head_norm):
+    """The same rows as those at the end of all, and the same cache: in pieces or at once, padded or not."""
+    norm = partial(LayerNorm, 8) if head_norm else None
+    made = blocks(kv_heads=kv_heads, rotary=Rotary(8), head_norm=norm, norm_first=norm_first)
+    decoder = Decoder(made, LayerNorm(D_MODEL).double())
+    x = torch.randn(2, sum(lengths), D_MODEL, dtype=torch.float64)
+    mask = Causal() if window is None else Window(left=window, right=0)
+    whole, parted = KVCache.dense(2), KVCache.dense(2)
+    start = 0
+    for length in lengths:
+        part = x[:, start : start + length]
+        padded = mask & Padding(torch.tensor([start + length, max(1, start + length - 2)]), left=True)
+        last = data.draw(st.integers(1, length))
+        expected = decoder(part, mask=padded, start=start, cache=whole)[:, -last:]
+        close(decoder(part, mask=padded, start=start, cache=parted, last=last), expected)
+        start += length
+    for mine, other in zip(whole, parted, strict=True):
+        assert mine.length == other.length == start
+    y = torch.randn(2, 1, D_MODEL, dtype=torch.float64)
+    close(decoder(y, mask=mask, start=start, cache=parted), decoder(y, mask=mask, start=start, cache=whole))
+
+
+@pytest.mark.parametrize("last", [0, 6, -1])
+def test_more_rows_than_there_are(last: int):
+    with pytest.raises(ValueError, match=rf"last is {last}: it must be from 1 to the 5 rows of x"):
+        Decoder(blocks())(torch.randn(1, 5, D_MODEL, dtype=torch.float64), mask=Causal(), last=last)
+
+
+def test_last_rows_of_a_cross_attention():
+    attention = MultiHeadAttention(D_MODEL, HEADS, kind="cross")
+    x = torch.randn(1, 5, D_MODEL)
+    with pytest.raises(ValueError, match='last is 2, but this attention is of kind "cross": it must be None'):
+        attention(x, x, last=2)

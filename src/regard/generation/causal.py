@@ -26,7 +26,13 @@ class CausalModel(Protocol):
     config: Any
 
     def hidden(
-        self, ids: Tensor, *, start: int = 0, padding: Tensor | None = None, cache: KVCache | None = None
+        self,
+        ids: Tensor,
+        *,
+        start: int = 0,
+        padding: Tensor | None = None,
+        cache: KVCache | None = None,
+        last: int | None = None,
     ) -> Tensor:
         """The last hidden states (B, L, d) of ids (B, L); see `regard.models.llama.Llama.hidden`."""
         ...
@@ -81,11 +87,11 @@ class CausalSteps:
         assert self._prompts is not None, "the prompts are computed already"
         ids, self._prompts = self._prompts, None
         piece = max(1, self._prefill // len(ids))
+        last = None if self.followed else 1  # whoever observes sees every row
         hidden = ids.new_empty(0)
         for start in range(0, self._length, piece):
-            hidden = self._model.hidden(
-                ids[:, start : start + piece], start=start, padding=self._padding, cache=self._cache
-            )
+            part = ids[:, start : start + piece]
+            hidden = self._model.hidden(part, start=start, padding=self._padding, cache=self._cache, last=last)
         return self._model.logits(hidden[:, -1])[:, : self._vocabulary]
 
     def scores(self, pieces: Tensor, position: int) -> Tensor:

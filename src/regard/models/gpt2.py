@@ -59,7 +59,13 @@ class GPT2(nn.Module):
         return KVCache.dense(self.config.layers, capacity)
 
     def hidden(
-        self, ids: Tensor, *, start: int = 0, padding: Tensor | None = None, cache: KVCache | None = None
+        self,
+        ids: Tensor,
+        *,
+        start: int = 0,
+        padding: Tensor | None = None,
+        cache: KVCache | None = None,
+        last: int | None = None,
     ) -> Tensor:
         """The last hidden states.
 
@@ -69,9 +75,10 @@ class GPT2(nn.Module):
             padding: (B,), how many pieces at the beginning of each entry are none; they are never seen, and
                 positions count from the first piece after them.
             cache: from `cache`; filled by the call.
+            last: how many positions at the end are wanted; by default all.
 
         Returns:
-            (B, L, d).
+            (B, L, d); (B, last, d) where last is given.
 
         Raises:
             ValueError: if an entry has more pieces than there are learned positions.
@@ -80,7 +87,7 @@ class GPT2(nn.Module):
         mask: Mask = Causal()
         if padding is not None:
             mask = mask & Padding((start + ids.shape[1] - padding).clamp(min=0), left=True)
-        return self.decoder(x, mask=mask, start=start, cache=cache)
+        return self.decoder(x, mask=mask, start=start, cache=cache, last=last)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., d) → scores of the next piece (..., V), before softmax."""

@@ -71,7 +71,13 @@ class Llama(nn.Module):
         )
 
     def hidden(
-        self, ids: Tensor, *, start: int = 0, padding: Tensor | None = None, cache: KVCache | None = None
+        self,
+        ids: Tensor,
+        *,
+        start: int = 0,
+        padding: Tensor | None = None,
+        cache: KVCache | None = None,
+        last: int | None = None,
     ) -> Tensor:
         """The last hidden states.
 
@@ -80,14 +86,15 @@ class Llama(nn.Module):
             start: how many pieces the cache holds already, padding among them.
             padding: (B,), how many pieces at the beginning of each entry are none; they are never seen.
             cache: from `cache`; filled by the call.
+            last: how many positions at the end are wanted; by default all.
 
         Returns:
-            (B, L, d).
+            (B, L, d); (B, last, d) where last is given.
         """
         x = self.embedding(ids)  # (B, L, d)
         real = None if padding is None else (start + ids.shape[1] - padding).clamp(min=0)  # (B,) keys of each entry
         masks = self._masks(None if real is None else Padding(real, left=True))
-        return self.decoder(x, mask=masks, start=start, cache=cache)
+        return self.decoder(x, mask=masks, start=start, cache=cache, last=last)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., d) → scores of the next piece (..., V), before softmax."""

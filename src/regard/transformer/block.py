@@ -73,6 +73,7 @@ class Block(nn.Module):
         start: int | Tensor = 0,
         cache: Slot | None = None,
         memory_cache: Slot | None = None,
+        last: int | None = None,
     ) -> Tensor:
         """One block's pass.
 
@@ -85,16 +86,17 @@ class Block(nn.Module):
             start: position of the first row of x, int or (B,).
             cache: slot of the self-attention.
             memory_cache: slot of the cross-attention.
+            last: of x so many positions at the end are computed; by default all. The keys and values are those of all.
 
         Returns:
-            (B, L, d).
+            (B, L, d); (B, last, d) where last is given.
 
         Raises:
             ValueError: if memory is given and there is no cross-attention, or the other way round.
         """
 
         def attention(y: Tensor) -> Tensor:
-            return self.attention(y, mask=mask, bias=bias, start=start, cache=cache)
+            return self.attention(y, mask=mask, bias=bias, start=start, cache=cache, last=last)
 
         x = self._residual(x, self.attention_norm, attention, self.attention_branch)
         if self.cross_attention is not None and self.cross_attention_norm is not None:
@@ -113,5 +115,6 @@ class Block(nn.Module):
     ) -> Tensor:
         y = sublayer(norm(x) if self.norm_first else x)
         y = y if branch is None else branch(y)
+        x = x[:, -y.shape[1] :]  # all of it, unless the sublayer left out rows
         y = x + (self.dropout(y) if self.training else y)
         return y if self.norm_first else norm(y)

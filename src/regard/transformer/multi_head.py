@@ -106,8 +106,9 @@ class MultiHeadAttention(nn.Module):
         bias: Bias | None = None,
         start: int | Tensor = 0,
         cache: Slot | None = None,
+        last: int | None = None,
     ) -> Tensor:
-        """Attend from every position of x.
+        """Attend from every position of x, or from the last ones alone.
 
         Cross-attention takes the beams of one sentence against one memory: x of B = Bm * K entries, K
         consecutive ones a memory entry. The K beams become K * Lq query rows of their memory entry, so that
@@ -122,22 +123,34 @@ class MultiHeadAttention(nn.Module):
             start: position of the first row of x among the keys: an int, or (B,).
             cache: a slot of a `KVCache`. A "self" slot receives the keys and values of x and returns those so
                 far; a cross slot keeps the projected memory of the first call, and memory is not read again.
+            last: of the rows so many at the end attend ("self" only), to the keys of all; by default all rows do.
+                Mask and bias must not count rows: `Causal()` or `ALiBi(slopes)`, no `Dense`.
 
         Returns:
-            (B, Lq, d).
+            (B, Lq, d); (B, last, d) where last is given.
 
         Raises:
             ValueError: if memory is given to "self" or missing for "cross", or if B, mask and bias do not
-                permit the memory's Bm as above.
+                permit the memory's Bm as above; if last is given to "cross" or is not from 1 to Lq.
         """
         if self.kind == "self":
             if memory is not None:
                 raise ValueError('memory is given, but this attention is of kind "self": it must be None')
-            return self._attend_self(x, mask, bias, start, cache)
+            if last is not None and not 1 <= last <= x.shape[1]:
+                raise ValueError(f"last is {last}: it must be from 1 to the {x.shape[1]} rows of x")
+            return self._attend_self(x, mask, bias, start, cache, last)
+        if last is not None:
+            raise ValueError(f'last is {last}, but this attention is of kind "cross": it must be None')
         return self._attend_cross(x, memory, mask, bias, start, cache)
 
     def _attend_self(
-        self, x: Tensor, mask: Mask | None, bias: Bias | None, start: int | Tensor, cache: Slot | None
+        self,
+        x: Tensor,
+        mask: Mask | None,
+        bias: Bias | None,
+        start: int | Tensor,
+        cache: Slot | None,
+        last: int | None,
     ) -> Tensor:
         q_size, kv_size = self.heads * self.head_size, self.kv_heads * self.head_size
         if self.rotary is not None and self.query_norm is None:  # queries and keys are turned in one go
@@ -154,6 +167,8 @@ class MultiHeadAttention(nn.Module):
             if cache.first and mask is not None and not mask.relative:
                 raise ValueError("mask counts keys from the beginning, which this ring cache has forgotten in part")
             start = start - cache.first  # among the keys that a ring still holds
+        if last is not None:
+            query, start = query[:, :, -last:], start + x.shape[1] - last  # (B, H, last, D)
         return self._attend(query, key, value, mask, bias, start)
 
     def _attend_cross(

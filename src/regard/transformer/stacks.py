@@ -82,6 +82,7 @@ class Decoder(nn.Module):
         bias: Bias | None = None,
         start: int | Tensor = 0,
         cache: KVCache | DecoderCache | None = None,
+        last: int | None = None,
     ) -> Tensor:
         """One pass over x.
 
@@ -94,9 +95,11 @@ class Decoder(nn.Module):
             start: how many positions came before x: int or (B,).
             cache: where keys and values are kept between calls; a `DecoderCache` also keeps the projected
                 memory.
+            last: how many positions at the end are wanted; by default all. The last block computes no others, but
+                their keys and values.
 
         Returns:
-            (B, L, d).
+            (B, L, d); (B, last, d) where last is given.
 
         Raises:
             ValueError: if there are masks for more or fewer blocks.
@@ -115,5 +118,6 @@ class Decoder(nn.Module):
                 start=start,
                 cache=None if own is None else own[layer],
                 memory_cache=None if kept is None else kept[layer],
+                last=last if layer == len(self.blocks) - 1 else None,
             )
         return x if self.norm is None else self.norm(x)
