@@ -1,13 +1,18 @@
 """What an observation holds, worked out by hand on calls small enough to see through."""
 
+import copy
 import math
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from regard import Causal, Dense, Padding, Watch, attend_observed
-from regard.attention.observation import Observation, top_indices
+from regard.attention.observation import SEEN, Observation, top_indices
 
 LN2, LN3 = math.log(2.0), math.log(3.0)
 
@@ -129,3 +134,26 @@ def test_a_watch_and_an_observation_cannot_be_changed() -> None:
         watch.top = 3  # type: ignore[misc]
     with pytest.raises(AttributeError):
         observe([[1]], watch).entropy = None  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("backend", ["native", "fused"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda seen: pickle.loads(pickle.dumps(seen)), replace])
+def test_fields_that_were_not_asked_for_yet_survive_copying(backend: str, copied: Callable[[Observation], Observation]):
+    x = torch.randn(1, 2, 5, 4)
+    watch = Watch(top=3, entropy=False, segments=torch.tensor([0, 1, 1, 0, 2]), keep=False)
+    options: dict[str, Any] = {"mask": Causal(), "sink_logits": torch.randn(2), "backend": backend}
+    seen = attend_observed(x, x, x, watch=watch, **options)[1]
+    again = copied(attend_observed(x, x, x, watch=watch, **options)[1])
+    for name in SEEN:
+        mine, other = getattr(seen, name), getattr(again, name)
+        assert (mine is None) == (other is None) == (name == "entropy")
+        assert mine is None or (mine.dtype == other.dtype and mine.equal(other))
+        assert mine is getattr(seen, name)  # made once
+    assert again.top_keys is not None and again.top_keys.dtype == torch.int32
+
+
+def test_an_observation_has_no_other_fields():
+    x = torch.randn(1, 2, 5, 4)
+    seen = attend_observed(x, x, x, watch=Watch())[1]
+    with pytest.raises(AttributeError, match="an Observation has no 'top_key'"):
+        _ = seen.top_key

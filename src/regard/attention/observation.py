@@ -6,7 +6,7 @@ B | batch    Hq, Hkv | query, key/value heads    Lq | query rows    Lk | keys   
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -84,7 +84,34 @@ class Answers(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
+SEEN = (
+    "logsumexp",
+    "max_weight",
+    "top_keys",
+    "top_weights",
+    "rest",
+    "entropy",
+    "sink_weight",
+    "mean_position",
+    "mean_distance",
+    "received",
+    "segment_mass",
+)
+"""The fields of an Observation that hold what was seen."""
+
+
+class Packed(Protocol):
+    """Fields of an Observation that lie in one piece of memory, and become tensors when they are first asked for.
+
+    To allocate ten tensors takes longer than the kernel needs for the row of a decoder.
+    """
+
+    def field(self, name: str) -> Tensor | None:
+        """One of them; None where `Watch` did not ask."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Observation:
     """What one call saw, exactly: detached float32 tensors, None where `Watch` did not ask.
 
@@ -107,6 +134,24 @@ class Observation:
     rows: Tensor | None = None  # (R,) the rows watched; None: all
     kept: Request | None = None
     answers: Answers | None = None  # of the backend that served the call; without them, strips answer
+    _packed: Packed | None = field(default=None, repr=False)  # what fields that are not set yet are made from
+
+    @classmethod
+    def unpacked_later(cls, packed: Packed, kept: Request | None = None, answers: Answers | None = None) -> Observation:
+        """An Observation of all rows, whose tensors are made when they are asked for."""
+        self = cls.__new__(cls)
+        for name, value in (("_packed", packed), ("kept", kept), ("answers", answers), ("rows", None)):
+            object.__setattr__(self, name, value)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        """A field that is not set yet."""
+        if name not in SEEN:
+            raise AttributeError(f"an Observation has no {name!r}")
+        assert self._packed is not None
+        value = self._packed.field(name)
+        object.__setattr__(self, name, value)
+        return value
 
     @strips.in_full_precision
     def weights(self, rows: Tensor | range | slice | None = None, heads: Tensor | list[int] | None = None) -> Tensor:

@@ -11,17 +11,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from regard.attention import Observation
+from regard.attention.observation import SEEN
 from regard.files import replacing
 
 FORMAT_VERSION = "1"
-_FIELDS = [field.name for field in fields(Observation) if field.name not in ("kept", "answers")]
+_FIELDS = (*SEEN, "rows")
 
 
 def write(path: str | os.PathLike[str], data: Mapping[str, Any], observations: list[list[Observation]]) -> None:

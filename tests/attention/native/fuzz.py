@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from regard import Watch
-from regard.attention.native import library, operator
+from regard.attention.native import library
 from regard.attention.native.lowering import Lowered, lowered, packed_call, packed_gradients, packed_seen
+from regard.attention.observation import SEEN
 from regard.attention.position import ALiBi, LogBuckets, RelativeBias
 from regard.attention.request import checked
 from tests.attention.native.agreement import (
@@ -273,7 +274,7 @@ def run(seed: int) -> None:
         small = case.inputs not in ("peaked", "offset")
         if small or (call.query.dtype == torch.float32 and call.bias is None and call.sink_logits is None):
             check_gradients(case.call, answer, found)
-        fields = {name: getattr(seen, name) for name in operator.SEEN}
+        fields = {name: getattr(seen, name) for name in SEEN}
         _run_guarded(draw, case, call, output, {"output": observed_output, **fields}, found)
         draw.buffers.check()
     except Exception as error:
@@ -290,7 +291,7 @@ def _run_guarded(
     logsumexp = room(tuple(output.shape[:3]), torch.float32, compact=True)
     for dtype in {torch.float32, output.dtype}:  # the gradients are of what was not rounded
         ours = room(tuple(output.shape), dtype)
-        assert library.load().regard_attend(packed_call(low, ours, logsumexp, case.threads)) == 0
+        assert library.load().regard_attend(packed_call(low, ours, logsumexp.data_ptr(), case.threads)) == 0
         same_bits(ours.to(output.dtype), output, "output")
         if dtype == torch.float32:
             _differentiate(draw, case, low, ours, logsumexp, found)
@@ -304,8 +305,11 @@ def _run_guarded(
     segments = case.watch.segments
     if segments is not None:
         segments = draw.buffers.place(torch.atleast_2d(segments).to(torch.int32), compact=True)
-    packed = packed_call(low, ours, logsumexp, case.threads)
-    assert library.load().regard_attend_observed(packed, packed_seen(fields, case.watch.top, segments)) == 0
+    at = {name: field.data_ptr() for name, field in fields.items() if field is not None}
+    mass = fields["segment_mass"]
+    where = packed_seen(at, case.watch.top, segments, 0 if mass is None else mass.shape[-1])
+    packed = packed_call(low, ours, at["logsumexp"], case.threads)
+    assert library.load().regard_attend_observed(packed, where) == 0
     for name, field in {"output": ours, **fields}.items():
         if field is not None:
             same_bits(field, seen[name], name)
@@ -320,7 +324,7 @@ def _differentiate(
     distance = None
     if low.distance is not None:
         distance = room((low.query.shape[0], *low.distance.shape), torch.float32, compact=True).zero_()
-    packed = packed_call(low, output, logsumexp, case.threads)
+    packed = packed_call(low, output, logsumexp.data_ptr(), case.threads)
     assert library.load().regard_backward(packed, packed_gradients(grad_output, tuple(ours), distance)) == 0
     for name, gradient in zip(("query", "key", "value"), ours, strict=True):
         same_bits(gradient, found[name], f"gradient of {name}")

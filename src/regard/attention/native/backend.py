@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from regard.attention.native import compiled, operator
 from regard.attention.native.lowering import Lowered, lowered
 from regard.attention.native.questions import Answers
 from regard.attention.native.refusal import refuses as refuses
-from regard.attention.observation import Observation, Watch, kept
+from regard.attention.observation import SEEN, Observation, Watch, kept
 from regard.attention.request import Request
 
 MOST_TOP = 64
@@ -40,29 +40,25 @@ def attend_observed(request: Request, watch: Watch) -> tuple[Tensor, Observation
         segments = torch.atleast_2d(watch.segments).to(torch.int32).contiguous()
         count = max(int(segments.max()) + 1, 0) if segments.numel() else 0
     asked = (watch.top, watch.received, watch.entropy, watch.position, segments, count)
-    seen: dict[str, Any]
+    what = kept(request) if watch.keep else None
     if torch.compiler.is_compiling():
-        output, logsumexp, seen = _compiled(call, watch, segments, count)
-    elif _needs_gradient(call):
-        output, logsumexp, *fields = operator.AttendObserved.apply(asked, *call)  # type: ignore[misc]
-        seen = dict(zip(operator.SEEN, fields, strict=True))
-    else:
-        output, logsumexp, seen = operator.forward_observed(call, *asked)
-    if not watch.keep:
-        return output, Observation(logsumexp=logsumexp, **seen)
-    what = kept(request)
-    answers = None if torch.compiler.is_compiling() else Answers(what, logsumexp)
-    return output, Observation(logsumexp=logsumexp, kept=what, answers=answers, **seen)
+        output, fields = _compiled(call, watch, segments, count)
+        return output, Observation(kept=what, **fields)
+    if _needs_gradient(call):
+        output, *seen = operator.AttendObserved.apply(asked, *call)  # type: ignore[misc]
+        answers = None if what is None else Answers(what, seen[0])
+        return output, Observation(kept=what, answers=answers, **dict(zip(SEEN, seen, strict=True)))
+    output, packed = operator.forward_observed(call, *asked)
+    answers = None if what is None else Answers(what, cast("Tensor", packed.field("logsumexp")))
+    return output, Observation.unpacked_later(packed, what, answers)
 
 
-def _compiled(
-    call: Lowered, watch: Watch, segments: Tensor | None, count: int
-) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
+def _compiled(call: Lowered, watch: Watch, segments: Tensor | None, count: int) -> tuple[Tensor, dict[str, Any]]:
     """`operator.forward_observed` inside torch.compile. Where gradients are needed, they come from a second pass."""
     tensors, *numbers = compiled.split(call)
     detached = [None if tensor is None else tensor.detach() for tensor in tensors]
     asked = [watch.received, watch.entropy, watch.position]
-    output, logsumexp, *fields = compiled.attend_observed(detached, *numbers, watch.top, asked, segments, count)
+    output, *fields = compiled.attend_observed(detached, *numbers, watch.top, asked, segments, count)
     if _needs_gradient(call):
         output = compiled.attend(*call)[0].to(call.query.dtype)
     wanted = {
@@ -76,8 +72,8 @@ def _compiled(
         "received": watch.received,
         "segment_mass": segments is not None,
     }
-    named = zip(operator.SEEN, fields, strict=True)
-    return output, logsumexp, {name: field if wanted.get(name, True) else None for name, field in named}
+    named = zip(SEEN, fields, strict=True)
+    return output, {name: field if wanted.get(name, True) else None for name, field in named}
 
 
 def prefers(request: Request, observed: bool) -> bool:

@@ -14,6 +14,7 @@ from torch.library import custom_op
 
 from regard.attention.native import operator
 from regard.attention.native.lowering import Lowered
+from regard.attention.observation import SEEN
 
 _NAMES = tuple(Lowered._fields)
 
@@ -71,12 +72,12 @@ def attend_observed(
     segments: Tensor | None,
     segment_count: int,
 ) -> list[Tensor]:
-    """`operator.forward_observed`: output, logsumexp and SEEN. What was not asked for is empty."""
+    """`operator.forward_observed`: output and SEEN. What was not asked for is empty."""
     call = _joined(tensors, numbers, factors)
     received, entropy, position = asked
-    output, logsumexp, seen = operator.forward_observed(call, top, received, entropy, position, segments, segment_count)
-    fields = (seen[name] for name in operator.SEEN)
-    return [output, logsumexp, *(output.new_empty(0) if field is None else field for field in fields)]
+    output, seen = operator.forward_observed(call, top, received, entropy, position, segments, segment_count)
+    fields = (seen.field(name) for name in SEEN)  # copied, since an operator must not return parts of one buffer
+    return [output, *(output.new_empty(0) if field is None else field.clone() for field in fields)]
 
 
 def _joined(tensors: list[Tensor | None], numbers: list[int], factors: list[float]) -> Lowered:
@@ -110,6 +111,7 @@ def _(
     output, logsumexp = _like_output(tensors[0], tensors[2], tensors[0].dtype)
     B, Hq, Lq = logsumexp.shape
     sizes: dict[str, tuple[int, ...] | None] = {
+        "logsumexp": (Lq,),
         "max_weight": (Lq,),
         "top_keys": (Lq, top) if top else None,
         "top_weights": (Lq, top) if top else None,
@@ -122,14 +124,14 @@ def _(
         "segment_mass": (Lq, segment_count) if segments is not None else None,
     }
     fields: list[Tensor] = []
-    for name in operator.SEEN:
+    for name in SEEN:
         size = sizes[name]
         if size is None:
             fields.append(output.new_empty(0))
         else:
             dtype = torch.int32 if name == "top_keys" else torch.float32
             fields.append(logsumexp.new_empty(B, Hq, *size, dtype=dtype))
-    return [output, logsumexp, *fields]
+    return [output, *fields]
 
 
 def split(arguments: tuple[Any, ...]) -> tuple[list[Tensor | None], list[int], list[float]]:

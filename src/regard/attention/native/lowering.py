@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -167,8 +168,8 @@ def _pointer(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def packed_call(call: Lowered, output: Tensor, logsumexp: Tensor | None, threads: int) -> bytes:
-    """`Call`, for as long as the tensors of `call` live."""
+def packed_call(call: Lowered, output: Tensor, logsumexp: int, threads: int) -> bytes:
+    """`Call`, for as long as the tensors of `call` live; `logsumexp` is its address, or 0 where nobody asks for it."""
     query, key, value, first, bias, distance = call.query, call.key, call.value, call.first, call.bias, call.distance
     B, Hq, Lq, D = query.shape
     _, Hkv, Lk, Dv = value.shape
@@ -182,24 +183,23 @@ def packed_call(call: Lowered, output: Tensor, logsumexp: Tensor | None, threads
         *(call.scale, call.softcap, call.range_kind, call.left, call.right, *intervals),
         *(0 if call.starts is None else call.starts.data_ptr(), call.start),
     )
-    if call.allowed is bias is distance is call.sink is logsumexp is None:
+    if not logsumexp and call.allowed is bias is distance is call.sink is None:
         return packed + _NO_REST
     return packed + _REST.pack(
         *(*_tensor(call.allowed), *_tensor(bias), 0 if bias is None else DTYPES[bias.dtype]),
         *(_pointer(distance), 0 if distance is None else distance.shape[1], call.origin),
-        *(_pointer(call.sink), _pointer(logsumexp)),
+        *(_pointer(call.sink), logsumexp),
     )
 
 
-def packed_seen(seen: dict[str, Tensor | None], top: int, segments: Tensor | None) -> bytes:
-    """`Seen`: where each field of an Observation is written."""
-    mass = seen["segment_mass"]
-    names = ("top_keys", "top_weights", "rest", "max_weight", "entropy", "sink_weight")
+def packed_seen(at: Mapping[str, int], top: int, segments: Tensor | None, segment_count: int) -> bytes:
+    """`Seen`: the address where each field of an Observation is written; what has none is left out."""
     batch = 0 if segments is None or segments.shape[0] == 1 else segments.shape[1]
+    address = at.get
     return _SEEN.pack(
-        *(top, 0 if mass is None else mass.shape[-1]),
-        *(_pointer(seen[name]) for name in (*names, "mean_position", "mean_distance", "received")),
-        *(_pointer(segments), batch, _pointer(mass)),
+        *(top, segment_count, address("top_keys", 0), address("top_weights", 0), address("rest", 0)),
+        *(address("max_weight", 0), address("entropy", 0), address("sink_weight", 0), address("mean_position", 0)),
+        *(address("mean_distance", 0), address("received", 0), _pointer(segments), batch, address("segment_mass", 0)),
     )
 
 

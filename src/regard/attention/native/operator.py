@@ -6,7 +6,8 @@ kernel does; inside torch.compile the same functions are the operators `regard::
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,26 +15,74 @@ from torch.autograd.function import once_differentiable
 
 from regard.attention.native import library
 from regard.attention.native.lowering import Lowered, packed_call, packed_gradients, packed_push, packed_seen
+from regard.attention.observation import SEEN
 
-SEEN = (
-    "max_weight",
-    "top_keys",
-    "top_weights",
-    "rest",
-    "entropy",
-    "sink_weight",
-    "mean_position",
-    "mean_distance",
-    "received",
-    "segment_mass",
-)
-"""Fields of an Observation that the kernel writes besides logsumexp, in the order in which operators return them."""
+
+class Seen:
+    """What an observed call saw, in one buffer: `Packed` of an Observation.
+
+    Args:
+        call: that is observed.
+        top, received, entropy, position: as in a Watch.
+        segments: how many there are; None where none were given.
+    """
+
+    __slots__ = ("_at", "_buffer", "_sizes")
+
+    def __init__(
+        self, call: Lowered, top: int, received: bool, entropy: bool, position: bool, segments: int | None
+    ) -> None:
+        B, Hq, Lq, _ = call.query.shape
+        Lk = call.key.shape[2]
+        rows = B * Hq * Lq
+        at = {"logsumexp": 0, "max_weight": rows}  # where each begins, in numbers of four bytes
+        end = 2 * rows
+        if top:
+            at["rest"], at["top_keys"], at["top_weights"] = end, end + rows, end + rows + rows * top
+            end += rows + 2 * rows * top
+        if entropy:
+            at["entropy"] = end
+            end += rows
+        if position:
+            at["mean_position"], at["mean_distance"] = end, end + rows
+            end += 2 * rows
+        if call.sink is not None:
+            at["sink_weight"] = end
+            end += rows
+        if segments is not None:
+            at["segment_mass"] = end
+            end += rows * segments
+        if received:
+            at["received"] = end
+            end += B * Hq * Lk
+        self._at, self._sizes = at, (B, Hq, Lq, Lk, top, segments)
+        self._buffer = torch.empty(end)
+
+    def addresses(self) -> dict[str, int]:
+        """Where the kernel writes each field."""
+        begin = self._buffer.data_ptr()
+        return {name: begin + 4 * at for name, at in self._at.items()}
+
+    def field(self, name: str) -> Tensor | None:
+        """See `Packed.field`."""
+        at = self._at.get(name)
+        if at is None:
+            return None
+        B, Hq, Lq, Lk, top, segments = self._sizes
+        size = (Lk,) if name == "received" else (Lq,)
+        if name in ("top_keys", "top_weights"):
+            size = (Lq, top)
+        elif name == "segment_mass":
+            size = (Lq, segments or 0)
+        shape = (B, Hq, *size)
+        numbers = self._buffer[at : at + math.prod(shape)]
+        return (numbers.view(torch.int32) if name == "top_keys" else numbers).view(shape)
 
 
 def output_of(call: Lowered) -> Tensor:
     """The output (B, Hq, Lq, Dv)."""
     output = _output(call)
-    _succeed(_library().regard_attend(packed_call(call, output, None, torch.get_num_threads())))
+    _succeed(_library().regard_attend(packed_call(call, output, 0, torch.get_num_threads())))
     return output
 
 
@@ -43,8 +92,8 @@ def forward(call: Lowered) -> tuple[Tensor, Tensor]:
     It takes differences between what an output and its values are worth, and in half precision a large output would be
     rounded by more than that.
     """
-    output, logsumexp = _output(call, torch.float32), _logsumexp(call)
-    packed = packed_call(call, output, logsumexp, torch.get_num_threads())
+    output, logsumexp = _output(call, torch.float32), torch.empty(call.query.shape[:3], dtype=torch.float32)
+    packed = packed_call(call, output, logsumexp.data_ptr(), torch.get_num_threads())
     _succeed(_library().regard_attend(packed))
     return output, logsumexp
 
@@ -58,8 +107,8 @@ def forward_observed(
     segments: Tensor | None,
     segment_count: int,
     dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
-    """The output, the logsumexp, and the fields of an Observation that were asked for.
+) -> tuple[Tensor, Seen]:
+    """The output, and the fields of an Observation that were asked for.
 
     Args:
         call: what is computed.
@@ -68,26 +117,12 @@ def forward_observed(
         segment_count: how many there are.
         dtype: of the output: float32 where a gradient is wanted; None is the call's.
     """
-    output, logsumexp = _output(call, dtype), _logsumexp(call)
-    B, Hq, Lq = logsumexp.shape
-    Lk = call.key.shape[2]
-
-    new = logsumexp.new_empty  # float32, in half the time that torch.empty takes to hear so
-    seen = {
-        "max_weight": new(B, Hq, Lq),
-        "top_keys": new(B, Hq, Lq, top, dtype=torch.int32) if top else None,
-        "top_weights": new(B, Hq, Lq, top) if top else None,
-        "rest": new(B, Hq, Lq) if top else None,
-        "entropy": new(B, Hq, Lq) if entropy else None,
-        "sink_weight": None if call.sink is None else new(B, Hq, Lq),
-        "mean_position": new(B, Hq, Lq) if position else None,
-        "mean_distance": new(B, Hq, Lq) if position else None,
-        "received": new(B, Hq, Lk) if received else None,
-        "segment_mass": None if segments is None else new(B, Hq, Lq, segment_count),
-    }
-    packed = packed_call(call, output, logsumexp, torch.get_num_threads())
-    _succeed(_library().regard_attend_observed(packed, packed_seen(seen, top, segments)))
-    return output, logsumexp, seen
+    output = _output(call, dtype)
+    seen = Seen(call, top, received, entropy, position, None if segments is None else segment_count)
+    at = seen.addresses()
+    packed = packed_call(call, output, at["logsumexp"], torch.get_num_threads())
+    _succeed(_library().regard_attend_observed(packed, packed_seen(at, top, segments, segment_count)))
+    return output, seen
 
 
 def backward(
@@ -98,7 +133,7 @@ def backward(
     distance = None
     if call.distance is not None:
         distance = call.distance.new_zeros(call.query.shape[0], *call.distance.shape)
-    packed = packed_call(call, output, logsumexp, torch.get_num_threads())
+    packed = packed_call(call, output, logsumexp.data_ptr(), torch.get_num_threads())
     _succeed(_library().regard_backward(packed, packed_gradients(grad_output, gradients, distance)))
     sink = None
     if call.sink is not None:
@@ -111,7 +146,7 @@ def push(call: Lowered, logsumexp: Tensor, r: Tensor, grad_output: Tensor | None
     """rᵀ P, or with grad_output rᵀ (G ⊙ P)₊, (B, Hq, Lk, d) of r (B, Hq, Lq, d), all of them float32."""
     B, Hq = logsumexp.shape[:2]
     out = torch.empty(B, Hq, call.key.shape[2], r.shape[3], dtype=torch.float32)
-    packed = packed_call(call, call.query, logsumexp, torch.get_num_threads())
+    packed = packed_call(call, call.query, logsumexp.data_ptr(), torch.get_num_threads())
     _succeed(_library().regard_push(packed, packed_push(r, grad_output, out)))
     return out
 
@@ -123,10 +158,6 @@ def _output(call: Lowered, dtype: torch.dtype | None = None) -> Tensor:
         return query.new_empty(B, Hq, 1, Dv, dtype=dtype)
     # (B, Lq, Hq, Dv) in memory: joining the heads afterwards copies nothing.
     return query.new_empty(B, Lq, Hq, Dv, dtype=dtype).transpose(1, 2)
-
-
-def _logsumexp(call: Lowered) -> Tensor:
-    return torch.empty(call.query.shape[:3], dtype=torch.float32)
 
 
 def _library() -> Any:
@@ -163,11 +194,11 @@ class AttendObserved(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, watch: tuple[Any, ...], *arguments: Any) -> tuple[Tensor | None, ...]:
-        """The output, the logsumexp, then SEEN; `watch` holds the further arguments of `forward_observed`."""
+        """The output, then SEEN; `watch` holds the further arguments of `forward_observed`."""
         call = Lowered(*arguments)
-        output, logsumexp, seen = forward_observed(call, *watch, dtype=torch.float32)
-        _remember(ctx, call, output, logsumexp)
-        fields = (logsumexp, *(seen[name] for name in SEEN))
+        output, seen = forward_observed(call, *watch, dtype=torch.float32)
+        fields = [seen.field(name) for name in SEEN]
+        _remember(ctx, call, output, cast("Tensor", fields[0]))
         ctx.mark_non_differentiable(*(field for field in fields if field is not None))
         return (output.to(call.query.dtype), *fields)
 
