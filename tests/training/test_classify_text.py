@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from regard.models import Checkpoint, load
 from regard.pipelines import pipeline
@@ -18,6 +19,7 @@ from regard.training.tasks.classify_text import (
     ClassifyTextRecipe,
     ClassifyTextTask,
     Examples,
+    TextBatch,
     TextBatches,
     train_text_classifier,
 )
@@ -98,6 +100,31 @@ def test_a_packed_batch_is_its_texts_one_by_one(table: Path, tmp_path: Path) -> 
         batches = [*TextBatches(examples, np.arange(9), budget)]
         assert all(len(b.ids) <= budget or len(b.labels) == 1 for b in batches)
         assert torch.equal(torch.cat([b.ids for b in batches]), batch.ids)
+
+
+def test_two_passes_are_held_to_agree(table: Path, tmp_path: Path) -> None:
+    """R-Drop's objective (arXiv 2106.14448), halved, by its definition; without dropout both passes are alike."""
+    recipe = replace(SMALL, steps=2, dropout=0.4, r_drop=3.0, label_smoothing=0.1)
+    trained = train_text_classifier(table, recipe, quiet(tmp_path / "run"))
+    ids = load(trained.directory).tokenizer.encode_batch([text for text, _ in rows()[:9]])
+    examples = Examples(Ragged.of(ids), np.arange(9) % 2)
+    task = ClassifyTextTask(trained.model, examples, np.arange(9), examples, recipe)
+    plain = ClassifyTextTask(trained.model, examples, np.arange(9), examples, replace(recipe, r_drop=0.0))
+    (batch,) = TextBatches(examples, np.arange(9), 10_000)
+    torch.testing.assert_close(task.step(batch), plain.step(batch))
+    trained.model.train()
+    twice = TextBatch(torch.cat([batch.ids] * 2), torch.cat([batch.lengths] * 2), torch.cat([batch.labels] * 2))
+    torch.manual_seed(0)
+    scores = task._scores(twice)  # pyright: ignore[reportPrivateUsage]
+    torch.manual_seed(0)
+    found = task.step(batch)
+    p, q = scores[:9].log_softmax(1), scores[9:].log_softmax(1)
+    apart = F.kl_div(q, p, log_target=True, reduction="batchmean") + F.kl_div(
+        p, q, log_target=True, reduction="batchmean"
+    )
+    expected = F.cross_entropy(scores, twice.labels, label_smoothing=0.1) + 3.0 / 4 * apart
+    assert apart > 1e-3
+    torch.testing.assert_close(found, expected)
 
 
 def test_fine_tunes_any_encoder(table: Path, tmp_path: Path) -> None:

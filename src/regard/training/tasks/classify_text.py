@@ -64,6 +64,7 @@ class ClassifyTextRecipe(SizedRecipe):
     max_pieces: int = 128  # a text's; what it has more is cut off
     batch_pieces: int = 2048  # a batch's, at most
     dropout: float | None = None  # of every sublayer's output; None is 0.1 in a new model (cnn: 0.5)
+    r_drop: float = 0.0  # R-Drop's α (arXiv 2106.14448); above 0 every batch is passed twice, under different dropout
     peak_learning_rate: float = 0.0005
     steps: int = 1000
     validation_fraction: float = 0.1  # of every class, where no table for validation is given
@@ -187,8 +188,15 @@ class ClassifyTextTask:
         return TextBatches(self._examples, order, self.recipe.batch_pieces)
 
     def step(self, batch: TextBatch) -> Tensor:
-        """Mean cross-entropy a text, with label smoothing if the recipe has it."""
-        return F.cross_entropy(self._scores(batch), batch.labels, label_smoothing=self.recipe.label_smoothing)
+        """Mean cross-entropy a text, with label smoothing and R-Drop if the recipe has them."""
+        smoothing, r_drop = self.recipe.label_smoothing, self.recipe.r_drop
+        if r_drop == 0:
+            return F.cross_entropy(self._scores(batch), batch.labels, label_smoothing=smoothing)
+        batch = TextBatch(*(torch.cat([t, t]) for t in (batch.ids, batch.lengths, batch.labels)))
+        scores = self._scores(batch)  # (2n, C): text i and text i + n are the same one
+        log_p, log_q = scores.log_softmax(1).chunk(2)  # (n, C)
+        divergence = ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(1).mean()  # KL(p‖q) + KL(q‖p)
+        return F.cross_entropy(scores, batch.labels, label_smoothing=smoothing) + r_drop / 4 * divergence
 
     def tokens(self, batch: TextBatch) -> int:
         """Texts."""
