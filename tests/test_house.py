@@ -25,6 +25,7 @@ OTHER_SOFTMAX = {
     "generation/beam.py": "next-token log-probabilities",
     "pipelines/hearing.py": "probability that nothing is said",
     "pipelines/classification.py": "classes",
+    "training/tasks/classify_text.py": "classes, on which two passes are to agree",
 }
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from regard import Causal, Dense, Padding, Watch, attend_observed
-from regard.attention.observation import SEEN, Observation, top_indices
+from regard.attention.observation import SEEN, Observation
 
 LN2, LN3 = math.log(2.0), math.log(3.0)
 
@@ -113,19 +113,6 @@ def test_the_questions_on_a_call_that_can_be_seen_through() -> None:
     grad = torch.tensor([[[[1.0], [1.0]]]])  # G = [[2, -1], [2, -1]]
     assert seen.push_weighted(torch.tensor([[[1.0, 10.0]]]), grad)[0, 0].tolist() == [12, 0]
     assert seen.push_weighted(torch.tensor([[[1.0, 10.0]]]), -grad)[0, 0].tolist() == [0, 5]
-
-
-@pytest.mark.parametrize("k", range(1, 9))
-def test_equal_numbers_are_taken_by_lowest_index(k: int) -> None:
-    numbers = torch.tensor([[3.0, 5, 5, 1, 5, 3, 3, 0], [0, 0, 0, 0, 0, 0, 0, 0], [7, 6, 5, 4, 3, 2, 1, 0]])
-    expected = [[1, 2, 4, 0, 5, 6, 3, 7], list(range(8)), list(range(8))]
-    assert top_indices(numbers, k).tolist() == [row[:k] for row in expected]
-
-
-def test_ties_of_thousands_are_taken_by_lowest_index() -> None:
-    numbers = torch.randint(0, 3, (50, 3000)).float()
-    expected = numbers.sort(dim=-1, descending=True, stable=True).indices[:, :20]
-    assert torch.equal(top_indices(numbers, 20), expected)
 
 
 def test_a_watch_and_an_observation_cannot_be_changed() -> None:

@@ -72,4 +72,6 @@ def small_strips(budget: int) -> Iterator[None]:
     """While active, strips hold at most `budget` bytes, so that small calls take many."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(strips, "BUDGET", budget)
+        patch.setattr(strips, "NARROW", budget // 8)
+        patch.setattr(strips, "ROWS", 7)
         yield

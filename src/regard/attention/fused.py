@@ -53,7 +53,7 @@ def attend_observed(request: Request, watch: Watch) -> tuple[Tensor, Observation
         call, view = strips.prepared(request)
         for strip in strips.walk(call, view, collector.rows, copies=4):
             s = strips.scores(call, strip)
-            collector.add(strip, s, strips.softmax(s, request.sink_logits))
+            collector.add(strip, s, strips.softmax(s, request.sink_logits), collector.top_of(s))
     return attend(request), collector.observation()
 
 
@@ -84,35 +84,42 @@ def _is_square_causal(request: Request) -> bool:
 @strips.in_full_precision
 def _attend_by_strips(request: Request, collector: Collector | None) -> Tensor:
     call, view = strips.prepared(request)
+    rows, few_heads = request.frame.rows(slice(None)), request.query.is_cpu
+    walked = list(strips.walk(call, view, rows, copies=4, few_heads=few_heads))
+    room = None if request.needs_grad() or torch.compiler.is_compiling() else strips.Room(call, walked)
     collected: set[int] = set()
 
     def step(strip: Strip) -> Tensor:
-        s = strips.scores(call, strip)
-        seen = strips.softmax(s, request.sink_logits)
+        s = strips.scores(call, strip, room)
+        sinks, top = request.sink_logits, None if collector is None else collector.top_of(s)
+        largest = None if top is None else top[..., :1]
+        seen = strips.softmax(s, None if sinks is None else sinks[strip.heads], room, largest)
+        weights = F.dropout(seen.weights, request.dropout) if request.dropout else seen.weights
+        out = strips.mix(weights, strip.of_keys(call.value, request.Hq).to(weights.dtype)).to(request.query.dtype)
         if collector is not None and id(strip) not in collected:  # a recomputed strip has been seen already
             collected.add(id(strip))
-            collector.add(strip, s, seen)
-        weights = F.dropout(seen.weights, request.dropout) if request.dropout else seen.weights
-        part = call.value[strip.batch, :, strip.keys.start : strip.keys.stop]
-        return strips.mix(weights, part.to(weights.dtype)).to(request.query.dtype)
+            collector.add(strip, s, seen, top)
+        return out
 
-    rows = request.frame.rows(slice(None))
-    return _assemble(call, list(strips.walk(call, view, rows, copies=4)), step)
+    return _assemble(call, walked, step)
 
 
 def _assemble(request: Request, walked: list[Strip], step: Callable[[Strip], Tensor]) -> Tensor:
-    """The outputs (b, Hq, r, Dv) of all strips, put together to (B, Hq, Lq, Dv)."""
+    """The outputs (b, h, r, Dv) of all strips, put together to (B, Hq, Lq, Dv)."""
     if len(walked) == 1:
         return step(walked[0])
     if walked and request.needs_grad():
         parts = [checkpoint(step, strip, use_reentrant=False) for strip in walked]
-        by_entry: dict[int, list[Tensor]] = {}
+        by_heads: dict[tuple[int, int], list[Tensor]] = {}
         for strip, part in zip(walked, parts, strict=True):
-            by_entry.setdefault(strip.batch.start, []).append(part)
-        return torch.cat([torch.cat(rows, 2) for rows in by_entry.values()], 0)
+            by_heads.setdefault((strip.batch.start, strip.heads.start), []).append(part)
+        by_entry: dict[int, list[Tensor]] = {}
+        for (entry, _), rows in by_heads.items():
+            by_entry.setdefault(entry, []).append(torch.cat(rows, 2))
+        return torch.cat([torch.cat(heads, 1) for heads in by_entry.values()], 0)
     out = request.query.new_empty(*request.query.shape[:3], request.value.shape[3])
     for strip in walked:
-        out[strip.batch, :, strip.at] = step(strip)
+        out[strip.batch, strip.heads, strip.at] = step(strip)
     return out
 
 

@@ -14,6 +14,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from regard.attention import strips
+from regard.attention.largest import top_indices
 from regard.attention.request import Request
 from regard.attention.strips import Strip, Weights
 
@@ -286,33 +287,40 @@ class Collector:
             self._segments = (segments[..., None] == numbers).to(request.compute_dtype)  # (B|1, Lk, S)
 
     @torch.no_grad()
-    def add(self, strip: Strip, s: Tensor, seen: Weights) -> None:
-        """Takes the scores (b, Hq, r, n) of a strip and their softmax."""
-        s, w, at = s.detach(), seen.weights.detach(), (strip.batch, slice(None), strip.at)
-        logsumexp, sees = seen.logsumexp.detach(), seen.sees
-        mass = w.sum(-1)
+    def top_of(self, s: Tensor) -> Tensor | None:
+        """Where the scores (b, h, r, n) of a strip are largest, (b, h, r, k); None where nobody asks."""
+        return top_indices(s.detach(), min(self.watch.top, s.shape[-1])) if self.watch.top else None
+
+    @torch.no_grad()
+    def add(self, strip: Strip, s: Tensor, seen: Weights, top: Tensor | None) -> None:
+        """Takes the scores (b, h, r, n) of a strip, which are no more after it, their softmax and `top_of` them."""
+        kept_for_gradients = s.requires_grad
+        s, w, at = s.detach(), seen.weights.detach(), (strip.batch, strip.heads, strip.at)
+        logsumexp, mass, sees = seen.logsumexp.detach(), seen.mass.detach(), seen.sees
         self.logsumexp[at] = logsumexp.float()
-        self.max_weight[at] = w.amax(-1).float()
+        self.max_weight[at] = (w.amax(-1) if top is None else w.gather(-1, top[..., :1])[..., 0]).float()
         if self.request.sink_logits is not None and self.sink_weight is not None:
-            sink = self.request.sink_logits.detach().to(s.dtype)[:, None]
+            sink = self.request.sink_logits.detach().to(s.dtype)[strip.heads, None]
             self.sink_weight[at] = torch.exp(sink - logsumexp).float()
-        if self.entropy is not None:
-            # Non-negative terms p (logsumexp - s): where p is 0 the score is finite, so the term is 0.
-            above = torch.where(sees, logsumexp, 0.0)[..., None] - s
-            self.entropy[at] = above.mul_(w).sum(-1).clamp(min=0).float()
         if self.received is not None:
             keys = slice(strip.keys.start, strip.keys.stop)
-            self.received[strip.batch, :, keys] += w.sum(-2)
+            self.received[strip.batch, strip.heads, keys] += w.sum(-2)
         if self._segments is not None and self.segment_mass is not None:
             onehot = strips.entries(self._segments, strip.batch)[:, strip.keys.start : strip.keys.stop]
             self.segment_mass[at] = (w @ onehot[:, None]).float()
         self._add_positions(strip, w, mass, sees)
-        self._add_top(strip, s, w, mass)
+        if top is not None:
+            self._add_top(strip, s, w, mass, top)
+        if self.entropy is not None:
+            # Non-negative terms p (logsumexp - s): where p is 0 the score is finite, so the term is 0.
+            finite = torch.where(sees, logsumexp, 0.0)[..., None]
+            below = s - finite if kept_for_gradients else s.sub_(finite)
+            self.entropy[at] = below.mul_(w).sum(-1).neg_().clamp_(min=0).float()
 
     def _add_positions(self, strip: Strip, w: Tensor, mass: Tensor, sees: Tensor) -> None:
         if self.mean_position is None or self.mean_distance is None:
             return
-        at = (strip.batch, slice(None), strip.at)
+        at = (strip.batch, strip.heads, strip.at)
         j = torch.arange(strip.keys.start, strip.keys.stop, device=w.device)
         i = strips.entries(self.request.frame.positions(strip.rows), strip.batch)  # (b|1, r)
         distance = (j - i[..., None]).abs().to(w.dtype)  # (b|1, r, n)
@@ -322,11 +330,10 @@ class Collector:
         mean = torch.einsum("bhrn,brn->bhr", w, distance.expand(w.shape[0], -1, -1)) / mass
         self.mean_distance[at] = mean.masked_fill(nothing, torch.nan).float()
 
-    def _add_top(self, strip: Strip, s: Tensor, w: Tensor, mass: Tensor) -> None:
+    def _add_top(self, strip: Strip, s: Tensor, w: Tensor, mass: Tensor, index: Tensor) -> None:
         if self.top_keys is None or self.top_weights is None or self.rest is None:
             return
-        at = (strip.batch, slice(None), strip.at)
-        index = top_indices(s, min(self.watch.top, s.shape[-1]))  # (b, Hq, r, k)
+        at = (strip.batch, strip.heads, strip.at)
         weights = w.gather(-1, index)
         may = s.gather(-1, index) > strips.NEVER
         k = slice(0, index.shape[-1])
@@ -376,22 +383,3 @@ def kept(request: Request) -> Request:
 
 def _copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-def top_indices(s: Tensor, k: int) -> Tensor:
-    """The indices (…, k) of the k largest of s (…, n), largest first, equal ones by lowest index."""
-    n = s.shape[-1]
-    values, index = s.topk(min(k + 1, n), -1)
-    if k < n:
-        # Where the first one left out equals the last one taken, topk chose among equals as it liked.
-        tied = values[..., k] == values[..., k - 1]
-        values, index = values[..., :k], index[..., :k]
-    else:
-        tied = None
-    by_index = index.argsort(-1)
-    order = by_index.gather(-1, values.gather(-1, by_index).sort(dim=-1, descending=True, stable=True).indices)
-    index = index.gather(-1, order)
-    if tied is not None and (torch.compiler.is_compiling() or bool(tied.any())):
-        exact = s[tied].sort(dim=-1, descending=True, stable=True).indices[..., :k]
-        index = index.masked_scatter(tied[..., None], exact)
-    return index

@@ -54,10 +54,12 @@ def attend_observed(request: Request, watch: Watch) -> tuple[Tensor, Observation
     collector = Collector(request, watch)
     rows = collector.rows
     logsumexp = _logsumexp(request, s)
-    seen = Weights(weights[:, :, rows], logsumexp[:, :, rows], s[:, :, rows].amax(-1) > -torch.inf)
+    sees = s[:, :, rows].amax(-1) > -torch.inf
+    seen = Weights(weights[:, :, rows], logsumexp[:, :, rows], weights[:, :, rows].sum(-1), sees)
     finite = s[:, :, rows].clamp(min=LOWEST).masked_fill(s[:, :, rows] == -torch.inf, NEVER)
-    strip = Strip(slice(0, request.B), rows, slice(0, rows.shape[0]), range(request.Lk))
-    collector.add(strip, finite, seen)
+    everything = slice(0, request.B), slice(0, request.Hq)
+    strip = Strip(*everything, rows, slice(0, rows.shape[0]), range(request.Lk))
+    collector.add(strip, finite, seen, collector.top_of(finite))
     return _output(request, weights), collector.observation()
 
 

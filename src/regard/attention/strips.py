@@ -3,13 +3,14 @@
 The scores of one strip are formed, used and dropped, so that nothing of size (Lq, Lk) ever exists. Everything the
 strip gives is exact, whatever the mask, bias, softcap or sink.
 
-    b  | batch entries of one strip    r | its query rows    n | its keys
-    Hq | query heads                   Hkv | key/value heads, G = Hq / Hkv
+    b  | batch entries of one strip    h | its query heads   r | its query rows    n | its keys
+    Hq | query heads of the call       Hkv | its key/value heads, G = Hq / Hkv
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -27,6 +28,12 @@ T = TypeVar("T")
 BUDGET = 16 * 2**20
 """Bytes that the matrices of one strip may take together: they stay near the caches; 64 MiB took twice as long."""
 
+NARROW = 4 * 2**20
+"""Bytes of each matrix of a strip of few heads: with one the products are as fast as with all, and the caches serve."""
+
+ROWS = 256
+"""Rows of a strip of few heads: fewer make thin products, more find their way out of the caches."""
+
 NEVER = -1.0e38
 """The score of a key that may not be seen: far below any score, and finite, so that 0 · NEVER is 0 and not NaN."""
 
@@ -40,9 +47,22 @@ class Strip:
     """Which part of a call one step works on."""
 
     batch: slice
+    heads: slice  # of queries, whole groups
     rows: Tensor  # (r,) row numbers of the call
     at: slice  # where these rows stand among the rows walked over
     keys: range
+    clear: range = range(0)  # keys that every row sees, where that is known
+
+    def part(self, tile: Tensor) -> Tensor:
+        """What a tile (B|1, Hq|1, …) has of this strip: (b|1, h|1, …)."""
+        tile = entries(tile, self.batch)
+        return tile if tile.shape[1] == 1 else tile[:, self.heads]
+
+    def of_keys(self, tensor: Tensor, Hq: int) -> Tensor:
+        """Keys or values (B, Hkv, Lk, D) of this strip."""
+        G = Hq // tensor.shape[1]
+        heads = slice(self.heads.start // G, self.heads.stop // G)
+        return tensor[self.batch, heads, self.keys.start : self.keys.stop]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +132,14 @@ def _rows_in(budget: int, bytes_a_row: int) -> int:
 
 
 def walk(
-    request: Request, view: Sight, rows: Tensor, *, copies: int, heads: int | None = None, most: int = 1 << 30
+    request: Request,
+    view: Sight,
+    rows: Tensor,
+    *,
+    copies: int,
+    heads: int | None = None,
+    most: int = 1 << 30,
+    few_heads: bool = False,
 ) -> Iterator[Strip]:
     """Divides the rows `rows` (R,) of a call into strips of at most BUDGET bytes.
 
@@ -123,27 +150,40 @@ def walk(
         copies: how many matrices of the strip's size are alive at once.
         heads: how many heads these matrices have; all of them unless given.
         most: the most rows in a strip.
+        few_heads: strips of many rows and few heads, where all heads would leave few rows to a strip.
     """
-    bytes_a_row = copies * request.compute_dtype.itemsize * (heads or request.Hq) * max(1, request.Lk)
-    # Few rows make thin products: where even 32 rows of the whole batch do not fit, the batch is divided first.
-    entries = min(max(1, request.B), _rows_in(BUDGET, bytes_a_row * min(32, max(1, rows.shape[0]))))
-    step = min(most, _rows_in(BUDGET, bytes_a_row * entries))
-    for b in range(0, request.B, entries):
-        batch = slice(b, min(b + entries, request.B))
-        for r in range(0, rows.shape[0], step):
-            at = slice(r, min(r + step, rows.shape[0]))
-            yield Strip(batch, rows[at], at, _keys_of(request, view, batch, rows[at]))
+    R, G = max(1, rows.shape[0]), request.Hq // request.Hkv
+    bytes_a_row = request.compute_dtype.itemsize * max(1, request.Lk)  # of one head and one matrix
+    together = request.Hq
+    if few_heads and request.Hq * R * bytes_a_row > NARROW:
+        together = max(1, _rows_in(NARROW, bytes_a_row * G * min(ROWS, R))) * G
+    if together < request.Hq:
+        size, step = 1, min(most, ROWS, max(32, _rows_in(NARROW, bytes_a_row * together)))
+    else:
+        # Few rows make thin products: where even 32 rows of the whole batch do not fit, the batch is divided first.
+        bytes_a_row *= copies * (heads or request.Hq)
+        size = min(max(1, request.B), _rows_in(BUDGET, bytes_a_row * min(32, R)))
+        step = min(most, _rows_in(BUDGET, bytes_a_row * size))
+    for b in range(0, request.B, size):
+        batch = slice(b, min(b + size, request.B))
+        blocks = [slice(r, min(r + step, rows.shape[0])) for r in range(0, rows.shape[0], step)]
+        keys = [_keys_of(request, view, batch, rows[at]) for at in blocks]
+        for h in range(0, request.Hq, together):
+            chosen = slice(h, min(h + together, request.Hq))
+            for at, (seen, clear) in zip(blocks, keys, strict=True):
+                yield Strip(batch, chosen, rows[at], at, seen, clear)
 
 
-def _keys_of(request: Request, view: Sight, batch: slice, rows: Tensor) -> range:
-    """The keys that the rows of a strip may see; all of them where the mask has no ranges."""
+def _keys_of(request: Request, view: Sight, batch: slice, rows: Tensor) -> tuple[range, range]:
+    """The keys that rows of a strip may see, all of them where the mask has no ranges; and those that all rows see."""
     if view.first is None or view.stop is None or torch.compiler.is_compiling():
-        return range(request.Lk)
+        return range(request.Lk), range(request.Lk if request.mask is None else 0)
     first, stop = (entries(t, batch).index_select(1, rows) for t in (view.first, view.stop))
     some = stop > first
     if not bool(some.any()):
-        return range(0, min(1, request.Lk))  # one key, which no row sees, keeps every shape as usual
-    return range(int(first[some].min()), int(stop[some].max()))
+        return range(0, min(1, request.Lk)), range(0)  # one key, which no row sees, keeps every shape as usual
+    keys = range(int(first[some].min()), int(stop[some].max()))
+    return keys, range(int(first.max()), int(stop.min()))
 
 
 def entries(tensor: Tensor, batch: slice) -> Tensor:
@@ -152,10 +192,8 @@ def entries(tensor: Tensor, batch: slice) -> Tensor:
 
 
 def allowed(request: Request, strip: Strip) -> Tensor | None:
-    """The boolean tile of a strip, (b|1, H|1, r|1, n|1), or None without a mask."""
-    if request.mask is None:
-        return None
-    return entries(request.mask.tile(request.frame, strip.rows, strip.keys), strip.batch)
+    """The boolean tile of a strip, (b|1, h|1, r|1, n|1), or None without a mask."""
+    return None if request.mask is None else strip.part(request.mask.tile(request.frame, strip.rows, strip.keys))
 
 
 def in_full_precision(function: Callable[P, T]) -> Callable[P, T]:
@@ -172,11 +210,34 @@ def in_full_precision(function: Callable[P, T]) -> Callable[P, T]:
     return wrapped
 
 
-def products(query: Tensor, key: Tensor) -> Tensor:
+class Room:
+    """Memory for two matrices of one strip after another: to get it anew each time takes a third of the time in all.
+
+    Args:
+        request: the call.
+        walked: all its strips.
+    """
+
+    def __init__(self, request: Request, walked: Sequence[Strip]) -> None:
+        def size(strip: Strip) -> int:
+            entries, heads = len(range(request.B)[strip.batch]), len(range(request.Hq)[strip.heads])
+            return entries * heads * strip.rows.shape[0] * len(strip.keys)
+
+        numbers = max(map(size, walked), default=0)
+        self._both = request.query.new_empty(2, numbers, dtype=request.compute_dtype)
+
+    def lend(self, which: int, *shape: int) -> Tensor:
+        """Room for the first or the second matrix of a strip, until the next strip asks for it."""
+        return self._both[which, : math.prod(shape)].view(shape)
+
+
+def products(query: Tensor, key: Tensor, room: Room | None = None) -> Tensor:
     """query (b, Hq, r, D) · keyᵀ (b, Hkv, n, D) -> (b, Hq, r, n), without repeating keys for grouped queries."""
     b, Hq, r, D = query.shape
     Hkv, n = key.shape[1], key.shape[2]
-    return (query.reshape(b, Hkv, Hq // Hkv * r, D) @ key.transpose(-1, -2)).view(b, Hq, r, n)
+    query, key = query.reshape(b * Hkv, Hq // Hkv * r, D), key.reshape(b * Hkv, n, D)
+    out = None if room is None else room.lend(0, b * Hkv, Hq // Hkv * r, n)
+    return torch.bmm(query, key.transpose(1, 2), out=out).view(b, Hq, r, n)
 
 
 def mix(weights: Tensor, value: Tensor) -> Tensor:
@@ -186,48 +247,72 @@ def mix(weights: Tensor, value: Tensor) -> Tensor:
     return (weights.reshape(b, Hkv, -1, n) @ value).view(b, Hq, r, Dv)
 
 
-def scores(request: Request, strip: Strip) -> Tensor:
-    """The scores of a strip of a prepared call, (b, Hq, r, n) in the compute dtype; NEVER where a key is not seen."""
+def scores(request: Request, strip: Strip, room: Room | None = None) -> Tensor:
+    """The scores of a strip of a prepared call, (b, h, r, n) in the compute dtype; NEVER where a key is not seen.
+
+    With `room` they are in its memory, and have no gradients.
+    """
     dtype = request.compute_dtype
-    query = request.query[strip.batch].index_select(2, strip.rows)
-    key = request.key[strip.batch, :, strip.keys.start : strip.keys.stop]
-    s = products(query.to(dtype) * request.scale, key.to(dtype))
+    query = request.query[strip.batch, strip.heads].index_select(2, strip.rows)
+    s = products(query.to(dtype) * request.scale, strip.of_keys(request.key, request.Hq).to(dtype), room)
     if request.softcap is not None:
         s = torch.tanh(s / request.softcap) * request.softcap
-    may = allowed(request, strip)
     bias = request.bias_tile(strip.rows, strip.keys)
     if bias is not None:
-        bias = entries(bias, strip.batch).to(dtype)
+        bias = strip.part(bias).to(dtype)
         s = s + bias
-        forbidden = bias == -torch.inf  # as a mask does; any finite bias, however low, only disfavours
-        may = ~forbidden if may is None else may & ~forbidden
-    s = s.clamp(min=LOWEST)
-    return s if may is None else s.masked_fill(~may, NEVER)
+    # In place: a new matrix costs more than what is written to it. Autograd needs what was there before.
+    s = s.clamp(min=LOWEST) if s.requires_grad else s.clamp_(min=LOWEST)
+    if bias is not None:  # as a mask does; any finite bias, however low, only disfavours
+        s = s.masked_fill(bias == -torch.inf, NEVER)
+    if request.mask is None:
+        return s
+    if s.requires_grad or not len(strip.clear):
+        may = strip.part(request.mask.tile(request.frame, strip.rows, strip.keys))
+        return s.masked_fill(~may, NEVER)
+    keys, clear = strip.keys, strip.clear
+    for part in (range(keys.start, clear.start), range(clear.stop, keys.stop)):
+        if len(part):
+            may = strip.part(request.mask.tile(request.frame, strip.rows, part))
+            s[..., part.start - keys.start : part.stop - keys.start].masked_fill_(~may, NEVER)
+    return s
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
     """What a softmax over one strip gives."""
 
-    weights: Tensor  # (b, Hq, r, n); 0 where a key may not be seen
-    logsumexp: Tensor  # (b, Hq, r); -inf, or the sink's logit, where a row sees no key
-    sees: Tensor  # (b, Hq, r) boolean: the row sees at least one key
+    weights: Tensor  # (b, h, r, n); 0 where a key may not be seen
+    logsumexp: Tensor  # (b, h, r); -inf, or the sink's logit, where a row sees no key
+    mass: Tensor  # (b, h, r), the sum of a row's weights: what the sink leaves to keys; 0 where a row sees no key
+    sees: Tensor  # (b, h, r) boolean: the row sees at least one key
 
 
-def softmax(s: Tensor, sink_logits: Tensor | None) -> Weights:
-    """The softmax of scores (b, Hq, r, n) over the keys and the sink (Hq,)."""
-    top = s.detach().amax(-1, keepdim=True)  # (b, Hq, r, 1)
+def softmax(s: Tensor, sink_logits: Tensor | None, room: Room | None = None, largest: Tensor | None = None) -> Weights:
+    """The softmax of scores (b, h, r, n) over the keys and the sink (h,).
+
+    Args:
+        s: the scores.
+        sink_logits: (h,), or None.
+        room: as of `scores`.
+        largest: where each row has its largest score, (b, h, r, 1), if that is known: it saves two passes.
+    """
+    scores = s.detach()
+    top = scores.amax(-1) if largest is None else scores.gather(-1, largest)[..., 0]  # (b, h, r)
     sees = top > NEVER
+    weights = torch.softmax(s, -1, out=None if room is None else room.lend(1, *s.shape))
     if sink_logits is None:
-        e = (s - top).exp_()
-        total = e.sum(-1, keepdim=True)
-        logsumexp = torch.where(sees, top + torch.log(total), -torch.inf)
+        # The largest weight is 1 / Σ exp(score - top), so that no second pass over the scores is needed.
+        kept = weights.detach()
+        most = kept.amax(-1) if largest is None else kept.gather(-1, largest)[..., 0]
+        logsumexp, mass = torch.where(sees, top - most.log(), -torch.inf), sees.to(s.dtype)
+        if torch.compiler.is_compiling() or not bool(sees.all()):
+            weights = weights * sees[..., None]
     else:
-        sink = sink_logits.to(s.dtype)[:, None, None]
-        top = torch.maximum(top, sink.detach())
-        e = (s - top).exp_()
-        total = e.sum(-1, keepdim=True) * sees + torch.exp(sink - top)
-        logsumexp = top + torch.log(total)
-    share = torch.where(total > 0, sees / total, 0.0)  # a sink of -inf leaves a row that sees nothing without any total
-    weights = e * share if e.requires_grad else e.mul_(share)
-    return Weights(weights, logsumexp.squeeze(-1), sees.squeeze(-1))
+        sink = sink_logits.to(s.dtype)[:, None]
+        keys = s.logsumexp(-1)  # finite also where a row sees none
+        total = torch.logaddexp(keys, sink)
+        mass = torch.exp(keys - total) * sees
+        weights = weights * mass[..., None]
+        logsumexp = torch.where(sees, total, sink)
+    return Weights(weights, logsumexp, mass, sees)
