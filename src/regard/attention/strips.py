@@ -31,8 +31,9 @@ BUDGET = 16 * 2**20
 NARROW = 4 * 2**20
 """Bytes of each matrix of a strip of few heads: with one the products are as fast as with all, and the caches serve."""
 
-ROWS = 256
-"""Rows of a strip of few heads: fewer make thin products, more find their way out of the caches."""
+ROWS = 512
+"""Rows of a strip of few heads: fewer make thin products. Half of them where rows see different keys, since a strip
+holds all that any of its rows sees."""
 
 NEVER = -1.0e38
 """The score of a key that may not be seen: far below any score, and finite, so that 0 · NEVER is 0 and not NaN."""
@@ -154,11 +155,11 @@ def walk(
     """
     R, G = max(1, rows.shape[0]), request.Hq // request.Hkv
     bytes_a_row = request.compute_dtype.itemsize * max(1, request.Lk)  # of one head and one matrix
-    together = request.Hq
+    together, fitting = request.Hq, min(R, ROWS if view.first is None else max(1, ROWS // 2))
     if few_heads and request.Hq * R * bytes_a_row > NARROW:
-        together = max(1, _rows_in(NARROW, bytes_a_row * G * min(ROWS, R))) * G
+        together = max(1, _rows_in(NARROW, bytes_a_row * G * fitting)) * G
     if together < request.Hq:
-        size, step = 1, min(most, ROWS, max(32, _rows_in(NARROW, bytes_a_row * together)))
+        size, step = 1, min(most, fitting, max(32, _rows_in(NARROW, bytes_a_row * together)))
     else:
         # Few rows make thin products: where even 32 rows of the whole batch do not fit, the batch is divided first.
         bytes_a_row *= copies * (heads or request.Hq)
