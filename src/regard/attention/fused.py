@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from regard.attention import strips
 from regard.attention.mask import Causal
 from regard.attention.observation import Collector, Observation, Watch
-from regard.attention.request import Request
+from regard.attention.request import Request, transformed
 from regard.attention.strips import Sight, Strip
 
 # Rows of one block when a fused call needs its mask as a matrix: enough to keep the kernel busy, few enough that the
@@ -86,7 +86,8 @@ def _attend_by_strips(request: Request, collector: Collector | None) -> Tensor:
     call, view = strips.prepared(request)
     rows, few_heads = request.frame.rows(slice(None)), request.query.is_cpu
     walked = list(strips.walk(call, view, rows, copies=4, few_heads=few_heads))
-    room = None if request.needs_grad() or torch.compiler.is_compiling() else strips.Room(call, walked)
+    followed = request.needs_grad() or transformed(request.query, request.key, request.value)
+    room = None if followed or torch.compiler.is_compiling() else strips.Room(call, walked)
     collected: set[int] = set()
 
     def step(strip: Strip) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from regard.attention.frame import Frame, check_broadcast, tile_of
@@ -193,3 +194,13 @@ def _check_bias(bias: Bias, shape: tuple[int, int, int, int]) -> None:
         raise TypeError(f"bias is a {type(bias).__name__}; it may be None, a tensor, ALiBi or RelativeBias")
     elif bias.heads != shape[1]:
         raise ValueError(f"bias has {bias.heads} heads and query {shape[1]}")
+
+
+def transformed(*tensors: Tensor) -> bool:
+    """Whether a tensor is no plain one, or a transformation of functions is on."""
+    if torch.compiler.is_compiling():
+        return False
+    plain = (Tensor, torch.nn.Parameter)
+    if any(type(tensor) not in plain for tensor in tensors):
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0  # pyright: ignore

@@ -262,13 +262,13 @@ def scores(request: Request, strip: Strip, room: Room | None = None) -> Tensor:
     if bias is not None:
         bias = strip.part(bias).to(dtype)
         s = s + bias
-    # In place: a new matrix costs more than what is written to it. Autograd needs what was there before.
-    s = s.clamp(min=LOWEST) if s.requires_grad else s.clamp_(min=LOWEST)
+    # In place where nobody needs what was there before: a new matrix costs more than what is written to it.
+    s = s.clamp(min=LOWEST) if room is None else s.clamp_(min=LOWEST)
     if bias is not None:  # as a mask does; any finite bias, however low, only disfavours
         s = s.masked_fill(bias == -torch.inf, NEVER)
     if request.mask is None:
         return s
-    if s.requires_grad or not len(strip.clear):
+    if room is None or not len(strip.clear):
         may = strip.part(request.mask.tile(request.frame, strip.rows, strip.keys))
         return s.masked_fill(~may, NEVER)
     keys, clear = strip.keys, strip.clear
@@ -307,7 +307,7 @@ def softmax(s: Tensor, sink_logits: Tensor | None, room: Room | None = None, lar
         kept = weights.detach()
         most = kept.amax(-1) if largest is None else kept.gather(-1, largest)[..., 0]
         logsumexp, mass = torch.where(sees, top - most.log(), -torch.inf), sees.to(s.dtype)
-        if torch.compiler.is_compiling() or not bool(sees.all()):
+        if room is None or not bool(sees.all()):
             weights = weights * sees[..., None]
     else:
         sink = sink_logits.to(s.dtype)[:, None]

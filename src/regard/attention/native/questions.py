@@ -13,8 +13,8 @@ from torch import Tensor
 
 from regard.attention.native import operator
 from regard.attention.native.lowering import lowered
-from regard.attention.native.refusal import refuses, transformed
-from regard.attention.request import Request
+from regard.attention.native.refusal import refuses
+from regard.attention.request import Request, transformed
 
 
 @dataclass(frozen=True, eq=False)

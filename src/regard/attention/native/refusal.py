@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from regard.attention.native import library
 from regard.attention.native.lowering import DTYPES, has_form
-from regard.attention.request import Request
+from regard.attention.request import Request, transformed
 
 
 def refuses(request: Request) -> str | None:
@@ -35,13 +33,3 @@ def refuses(request: Request) -> str | None:
     if transformed(request.query, request.key, request.value):
         return "query, key or value is no plain tensor: a transformation such as vmap or forward differentiation is on"
     return None
-
-
-def transformed(*tensors: Tensor) -> bool:
-    """Whether a tensor is no plain one, or a transformation of functions is on."""
-    if torch.compiler.is_compiling():
-        return False
-    plain = (Tensor, torch.nn.Parameter)
-    if any(type(tensor) not in plain for tensor in tensors):
-        return True
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0  # pyright: ignore
