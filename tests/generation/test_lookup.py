@@ -165,3 +165,13 @@ def test_what_draws_filters_or_forgets_is_written_a_piece_at_a_time(monkeypatch:
     generate_ids(window, [prompt], GenerationSettings(max_new_tokens=6))
     with pytest.raises(AssertionError, match="several pieces"):
         generate_ids(model, [prompt], GenerationSettings(max_new_tokens=6))
+
+
+def test_a_hook_sees_all_rows_of_a_prompt():
+    torch.manual_seed(3)
+    model = Llama(LlamaConfig(6, 16, 2, 2, 1, 8, 16, 64)).eval()
+    rows: list[int] = []
+    handle = model.decoder.blocks[-1].register_forward_hook(lambda _, given, found: rows.append(found.shape[1]))
+    generate_ids(model, [[1, 2, 3] * 4], GenerationSettings(max_new_tokens=2, lookup=False))
+    handle.remove()
+    assert rows == [12, 1]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from regard.models.checkpoint import new_checkpoint, read_checkpoint
 from regard.models.family import ModelError
 from regard.models.llama import LlamaConfig
+from regard.models.rules import is_finite
 
 SIZES = {
     "vocab_size": 128,
@@ -95,3 +96,9 @@ def test_shapes_are_compared_before_numbers(tmp_path: Path) -> None:
     altered(place, "model.norm.weight", torch.full((63,), torch.nan))
     with pytest.raises(ModelError, match=r"model.norm.weight has shape \(63,\) instead of \(64,\)"):
         read_checkpoint(place)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_eight_bit_numbers_are_looked_through_for_what_is_none(dtype: torch.dtype) -> None:
+    assert is_finite(torch.tensor([1.0, -2.0]).to(dtype))
+    assert not is_finite(torch.tensor([1.0, torch.nan]).to(dtype))

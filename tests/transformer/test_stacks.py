@@ -192,3 +192,40 @@ def test_last_rows_of_a_cross_attention():
     x = torch.randn(1, 5, D_MODEL)
     with pytest.raises(ValueError, match='last is 2, but this attention is of kind "cross": it must be None'):
         attention(x, x, last=2)
+
+
+@pytest.mark.parametrize("part", ["attention", "feed_forward"])
+@pytest.mark.parametrize("last", [None, 1, 2])
+def test_a_hook_may_give_what_broadcasts_over_rows(part, last):
+    """As one does who puts a mean in the place of what a sublayer gives."""
+    decoder = Decoder(blocks())
+    x = torch.randn(2, 5, D_MODEL, dtype=torch.float64)
+    shown = slice(None) if last is None else slice(-last, None)
+    for given in (torch.zeros(1, 1, D_MODEL).double(), torch.tensor(0.0).double()):
+        handles = [getattr(made, part).register_forward_hook(lambda *_, given=given: given) for made in decoder.blocks]
+        expected = decoder(x, mask=Causal())
+        assert expected.shape == x.shape
+        close(decoder(x, mask=Causal(), last=last), expected[:, shown])
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("last", [1, 3])
+def test_a_hook_may_give_all_rows_where_the_last_are_wanted(last):
+    decoder = Decoder(blocks())
+    x = torch.randn(2, 5, D_MODEL, dtype=torch.float64)
+    patch = torch.randn(2, 5, D_MODEL, dtype=torch.float64)
+    decoder.blocks[-1].attention.register_forward_hook(lambda *_: patch)
+    close(decoder(x, mask=Causal(), last=last), decoder(x, mask=Causal())[:, -last:])
+
+
+def test_no_block_leaves_the_last_rows():
+    x = torch.randn(1, 5, D_MODEL)
+    assert torch.equal(Decoder([])(x, last=2), x[:, -2:])
+
+
+def test_modules_that_know_nothing_of_last_rows_serve_where_all_are_wanted():
+    decoder = Decoder(blocks(1))
+    x = torch.randn(1, 5, D_MODEL, dtype=torch.float64)
+    decoder.blocks[0].attention.forward = lambda y, *, mask, bias, start, cache: y
+    assert decoder(x, mask=Causal()).shape == x.shape

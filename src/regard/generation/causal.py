@@ -87,11 +87,11 @@ class CausalSteps:
         assert self._prompts is not None, "the prompts are computed already"
         ids, self._prompts = self._prompts, None
         piece = max(1, self._prefill // len(ids))
-        last = None if self.followed else 1  # whoever observes sees every row
+        asked = {} if self.followed or self._hooked else {"last": 1}  # whoever looks on sees every row
         hidden = ids.new_empty(0)
         for start in range(0, self._length, piece):
             part = ids[:, start : start + piece]
-            hidden = self._model.hidden(part, start=start, padding=self._padding, cache=self._cache, last=last)
+            hidden = self._model.hidden(part, start=start, padding=self._padding, cache=self._cache, **asked)
         return self._model.logits(hidden[:, -1])[:, : self._vocabulary]
 
     def scores(self, pieces: Tensor, position: int) -> Tensor:
@@ -114,6 +114,12 @@ class CausalSteps:
     def followed(self) -> bool:
         """Whether somebody observes the model now."""
         return followed(cast("nn.Module", self._model))
+
+    @property
+    def _hooked(self) -> bool:
+        """Whether somebody's hooks see what modules are given and give."""
+        modules = cast("nn.Module", self._model).modules()
+        return any(vars(module)[hooks] for module in modules for hooks in ("_forward_hooks", "_forward_pre_hooks"))
 
     def scores_after_each(self, pieces: Sequence[int], position: int) -> Tensor:
         """Scores (n, V) of what follows each of n pieces of the only entry's answer, the first at `position`.

@@ -273,6 +273,8 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether no number in it is NaN or infinite."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
+    if tensor.itemsize == 1:  # PyTorch compares none of the eight-bit kinds
+        tensor = tensor.float()
     least, largest = tensor.aminmax()  # NaN if there is one; isfinite would make tensors of the same size
     return bool(least.isfinite() & largest.isfinite())
 

@@ -95,10 +95,12 @@ class Block(nn.Module):
             ValueError: if memory is given and there is no cross-attention, or the other way round.
         """
 
-        def attention(y: Tensor) -> Tensor:
-            return self.attention(y, mask=mask, bias=bias, start=start, cache=cache, last=last)
+        chosen = {} if last is None else {"last": last}  # a module put in its place need not know it
 
-        x = self._residual(x, self.attention_norm, attention, self.attention_branch)
+        def attention(y: Tensor) -> Tensor:
+            return self.attention(y, mask=mask, bias=bias, start=start, cache=cache, **chosen)
+
+        x = self._residual(x, self.attention_norm, attention, self.attention_branch, last)
         if self.cross_attention is not None and self.cross_attention_norm is not None:
             cross = self.cross_attention
 
@@ -111,10 +113,16 @@ class Block(nn.Module):
         return self._residual(x, self.feed_forward_norm, self.feed_forward, self.feed_forward_branch)
 
     def _residual(
-        self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor], branch: nn.Module | None
+        self,
+        x: Tensor,
+        norm: nn.Module,
+        sublayer: Callable[[Tensor], Tensor],
+        branch: nn.Module | None,
+        last: int | None = None,
     ) -> Tensor:
         y = sublayer(norm(x) if self.norm_first else x)
         y = y if branch is None else branch(y)
-        x = x[:, -y.shape[1] :]  # all of it, unless the sublayer left out rows
+        if last is not None and y.shape != x.shape:  # a hook may have given all rows
+            x = x[:, -last:]
         y = x + (self.dropout(y) if self.training else y)
         return y if self.norm_first else norm(y)

@@ -108,6 +108,7 @@ class Decoder(nn.Module):
         masks = mask if isinstance(mask, Sequence) else [mask] * len(self.blocks)
         if len(masks) != len(self.blocks):
             raise ValueError(f"{len(masks)} masks are given for {len(self.blocks)} blocks: there must be one for each")
+        chosen = {} if last is None else {"last": last}  # a block put in its place need not know it
         for layer, block in enumerate(self.blocks):
             x = block(
                 x,
@@ -118,6 +119,7 @@ class Decoder(nn.Module):
                 start=start,
                 cache=None if own is None else own[layer],
                 memory_cache=None if kept is None else kept[layer],
-                last=last if layer == len(self.blocks) - 1 else None,
+                **(chosen if layer == len(self.blocks) - 1 else {}),
             )
+        x = x if last is None else x[:, -last:]  # unless there is no block, or a hook gave all rows, they are these
         return x if self.norm is None else self.norm(x)

@@ -1,6 +1,7 @@
 """The kernel as PyTorch meets it: compiled, transformed, and in every mode of autograd."""
 
 from collections.abc import Callable
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -335,3 +336,59 @@ def test_what_is_recomputed_gives_the_same_gradients() -> None:
         return torch.utils.checkpoint.checkpoint(lambda *t: attend(*t, **options), *tensors, use_reentrant=False)
 
     assert same_bits(with_gradients(step, inputs(), "alibi"), with_gradients(attend, inputs(), "alibi"))
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
+def test_what_was_seen_is_float32_whatever_the_default_dtype_is(default: torch.dtype) -> None:
+    tensors = inputs()
+
+    def seen() -> list[Tensor | None]:
+        found = regard.attend_observed(*tensors, watch=Watch(top=3), mask=Causal(), backend="native")[1]
+        return [getattr(found, name) for name in FIELDS]
+
+    expected = seen()
+    torch.set_default_dtype(default)
+    try:
+        found = seen()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(found, expected, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one, other)
+
+
+def test_the_default_device_is_not_the_kernels() -> None:
+    query, key, value = inputs()
+    with torch.device("meta"):
+        output, seen = regard.attend_observed(query, key, value, watch=Watch(), backend="native")
+    expected, _ = regard.attend_observed(query, key, value, watch=Watch(), backend="native")
+    assert torch.equal(output, expected)
+    assert seen.logsumexp.device.type == "cpu"
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_what_was_seen_can_be_saved_by_pytorch(tmp_path: Path, gradients: bool) -> None:
+    query, key, value = (tensor.requires_grad_(gradients) for tensor in inputs())
+    seen = regard.attend_observed(query, key, value, watch=Watch(keep=False), backend="native")[1]
+    fields = {"keys": seen.top_keys, "weights": seen.top_weights}
+    for number, kept in enumerate((fields, seen)):
+        torch.save(kept, tmp_path / f"{number}.pt")
+    loaded = torch.load(tmp_path / "1.pt", weights_only=False)
+    assert torch.equal(loaded.top_keys, seen.top_keys)
+    assert torch.equal(loaded.received, seen.received)
+    assert torch.equal(torch.load(tmp_path / "0.pt")["keys"], seen.top_keys)
+
+
+def test_what_was_seen_may_be_written_to_before_the_backward_pass() -> None:
+    def gradient(change: bool) -> Tensor:
+        query, key, value = (tensor.requires_grad_() for tensor in inputs())
+        output, seen = regard.attend_observed(query, key, value, watch=Watch(), backend="native")
+        for name in FIELDS if change else ():
+            field = getattr(seen, name)
+            if field is not None:
+                field.zero_()
+        (output**2).sum().backward()
+        assert query.grad is not None
+        return query.grad
+
+    assert torch.equal(gradient(True), gradient(False))

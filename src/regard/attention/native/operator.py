@@ -19,7 +19,7 @@ from regard.attention.observation import SEEN
 
 
 class Seen:
-    """What an observed call saw, in one buffer: `Packed` of an Observation.
+    """What an observed call saw, in one buffer but for the keys, which are integers: `Packed` of an Observation.
 
     Args:
         call: that is observed.
@@ -27,7 +27,7 @@ class Seen:
         segments: how many there are; None where none were given.
     """
 
-    __slots__ = ("_at", "_buffer", "_sizes")
+    __slots__ = ("_at", "_buffer", "_sizes", "_top_keys")
 
     def __init__(
         self, call: Lowered, top: int, received: bool, entropy: bool, position: bool, segments: int | None
@@ -38,8 +38,8 @@ class Seen:
         at = {"logsumexp": 0, "max_weight": rows}  # where each begins, in numbers of four bytes
         end = 2 * rows
         if top:
-            at["rest"], at["top_keys"], at["top_weights"] = end, end + rows, end + rows + rows * top
-            end += rows + 2 * rows * top
+            at["rest"], at["top_weights"] = end, end + rows
+            end += rows + rows * top
         if entropy:
             at["entropy"] = end
             end += rows
@@ -56,27 +56,33 @@ class Seen:
             at["received"] = end
             end += B * Hq * Lk
         self._at, self._sizes = at, (B, Hq, Lq, Lk, top, segments)
-        self._buffer = torch.empty(end)
+        # PyTorch saves no two tensors of one piece of memory that differ in dtype.
+        self._top_keys = torch.empty(B, Hq, Lq, top, dtype=torch.int32, device="cpu") if top else None
+        self._buffer = torch.empty(end, dtype=torch.float32, device="cpu")
 
     def addresses(self) -> dict[str, int]:
         """Where the kernel writes each field."""
         begin = self._buffer.data_ptr()
-        return {name: begin + 4 * at for name, at in self._at.items()}
+        found = {name: begin + 4 * at for name, at in self._at.items()}
+        if self._top_keys is not None:
+            found["top_keys"] = self._top_keys.data_ptr()
+        return found
 
     def field(self, name: str) -> Tensor | None:
         """See `Packed.field`."""
+        if name == "top_keys":
+            return self._top_keys
         at = self._at.get(name)
         if at is None:
             return None
         B, Hq, Lq, Lk, top, segments = self._sizes
         size = (Lk,) if name == "received" else (Lq,)
-        if name in ("top_keys", "top_weights"):
+        if name == "top_weights":
             size = (Lq, top)
         elif name == "segment_mass":
             size = (Lq, segments or 0)
         shape = (B, Hq, *size)
-        numbers = self._buffer[at : at + math.prod(shape)]
-        return (numbers.view(torch.int32) if name == "top_keys" else numbers).view(shape)
+        return self._buffer[at : at + math.prod(shape)].view(shape)
 
 
 def output_of(call: Lowered) -> Tensor:
@@ -92,7 +98,8 @@ def forward(call: Lowered) -> tuple[Tensor, Tensor]:
     It takes differences between what an output and its values are worth, and in half precision a large output would be
     rounded by more than that.
     """
-    output, logsumexp = _output(call, torch.float32), torch.empty(call.query.shape[:3], dtype=torch.float32)
+    logsumexp = torch.empty(call.query.shape[:3], dtype=torch.float32, device="cpu")
+    output = _output(call, torch.float32)
     packed = packed_call(call, output, logsumexp.data_ptr(), torch.get_num_threads())
     _succeed(_library().regard_attend(packed))
     return output, logsumexp
@@ -145,7 +152,7 @@ def backward(
 def push(call: Lowered, logsumexp: Tensor, r: Tensor, grad_output: Tensor | None) -> Tensor:
     """rᵀ P, or with grad_output rᵀ (G ⊙ P)₊, (B, Hq, Lk, d) of r (B, Hq, Lq, d), all of them float32."""
     B, Hq = logsumexp.shape[:2]
-    out = torch.empty(B, Hq, call.key.shape[2], r.shape[3], dtype=torch.float32)
+    out = torch.empty(B, Hq, call.key.shape[2], r.shape[3], dtype=torch.float32, device="cpu")
     packed = packed_call(call, call.query, logsumexp.data_ptr(), torch.get_num_threads())
     _succeed(_library().regard_push(packed, packed_push(r, grad_output, out)))
     return out
@@ -198,7 +205,8 @@ class AttendObserved(torch.autograd.Function):
         call = Lowered(*arguments)
         output, seen = forward_observed(call, *watch, dtype=torch.float32)
         fields = [seen.field(name) for name in SEEN]
-        _remember(ctx, call, output, cast("Tensor", fields[0]))
+        # A copy: whoever writes to any of the fields writes to what the backward pass needs otherwise.
+        _remember(ctx, call, output, cast("Tensor", fields[0]).clone())
         ctx.mark_non_differentiable(*(field for field in fields if field is not None))
         return (output.to(call.query.dtype), *fields)
 
