@@ -201,8 +201,10 @@ def test_a_hook_may_give_what_broadcasts_over_rows(part, last):
     decoder = Decoder(blocks())
     x = torch.randn(2, 5, D_MODEL, dtype=torch.float64)
     shown = slice(None) if last is None else slice(-last, None)
-    for given in (torch.zeros(1, 1, D_MODEL).double(), torch.tensor(0.0).double()):
-        handles = [getattr(made, part).register_forward_hook(lambda *_, given=given: given) for made in decoder.blocks]
+    for constant in (torch.zeros(1, 1, D_MODEL).double(), torch.tensor(0.0).double()):
+        handles = [
+            getattr(made, part).register_forward_hook(lambda *_, constant=constant: constant) for made in decoder.blocks
+        ]
         expected = decoder(x, mask=Causal())
         assert expected.shape == x.shape
         close(decoder(x, mask=Causal(), last=last), expected[:, shown])
